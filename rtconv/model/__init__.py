@@ -1,0 +1,1 @@
+"""What a detector is: layers, weights, the Dense format and the deployable file."""
