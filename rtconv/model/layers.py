@@ -6,6 +6,7 @@ definition; `rtconv.stream` runs it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -129,7 +130,7 @@ def check_cascade(layers: Sequence[Layer]) -> None:
     """
     if not layers:
         raise RtconvError("a network needs at least one layer")
-    for i, (before, after) in enumerate(zip(layers, layers[1:], strict=False)):
+    for i, (before, after) in enumerate(pairwise(layers)):
         if before.filters != after.in_channels:
             raise RtconvError(
                 f"layer {i} gives {before.filters} channels, layer {i + 1} takes {after.in_channels}"

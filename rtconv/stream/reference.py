@@ -45,9 +45,7 @@ class _LayerBuffer:
         seen = self.buffer[:: layer.dilation_rate]  # (kernel_size, in_channels)
         groups = seen.reshape(layer.kernel_size, layer.groups, -1)
         dense = self.dense.reshape(len(self.dense), layer.groups, -1)
-        sums = np.concatenate(
-            [groups[:, g].reshape(-1) @ dense[:, g] for g in range(layer.groups)]
-        )
+        sums = np.concatenate([groups[:, g].reshape(-1) @ dense[:, g] for g in range(layer.groups)])
         output = self.activation(sums + self.bias)
         return output + frame if layer.residual else output
 
@@ -76,7 +74,7 @@ class ReferenceNetwork:
         """Forget all past samples."""
         for buffer in self._buffers:
             buffer.reset()
-        self._scores = np.zeros(self.outputs)
+        self._scores: np.ndarray = np.zeros(self.outputs)
 
     def step(self, block: np.ndarray) -> np.ndarray:
         """Scores of the next samples of the stream.
@@ -94,12 +92,15 @@ class ReferenceNetwork:
         scores = np.empty((len(block), self.outputs), np.float32)
         with np.errstate(all="ignore"):  # NaN, Inf and overflow in, NaN or Inf out
             for n, sample in enumerate(block.astype(np.float64)):
-                frame: np.ndarray | None = sample
-                for buffer in self._buffers:
-                    frame = buffer.push(frame)
-                    if frame is None:
-                        break
-                else:
-                    self._scores = frame
+                self._push(sample)
                 scores[n] = self._scores
         return scores
+
+    def _push(self, frame: np.ndarray) -> None:
+        """Shift one sample into the cascade, as far as the strides let it through."""
+        for buffer in self._buffers:
+            output = buffer.push(frame)
+            if output is None:
+                return
+            frame = output
+        self._scores = frame

@@ -1,0 +1,386 @@
+"""A detector's configuration: YAML to typed, validated settings.
+
+Every message names the file and the key. An unknown key is refused with the
+nearest known one, so that a misspelt setting never falls back to its default
+unnoticed.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from rtconv.errors import RtconvError
+from rtconv.presets import expand_preset
+
+Activation = Literal["linear", "relu", "leaky_relu", "tanh", "sigmoid", "softplus", "square", "log"]
+Name = Annotated[str, Field(pattern=r"^[\w][\w. -]*$", max_length=100)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown keys refused with the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            raise ValueError(f"must be a mapping with keys such as {next(iter(cls.model_fields))}")
+        for key in values:
+            if key not in cls.model_fields:
+                nearest = difflib.get_close_matches(str(key), cls.model_fields, 1, cutoff=0)[0]
+                raise ValueError(f"unknown key {str(key)[:60]!r}, the nearest known is {nearest!r}")
+        return values
+
+
+class LayerSettings(Settings):
+    """One Conv1D layer, in Keras' words.
+
+    `batch_normalization` stands before the activation and is folded into the
+    weights at conversion. `residual` adds the layer's input after the activation.
+    """
+
+    filters: int = Field(ge=1, le=65536)
+    kernel_size: int = Field(ge=1, le=1_000_000)
+    strides: int = Field(1, ge=1, le=1_000_000)
+    dilation_rate: int = Field(1, ge=1, le=1_000_000)
+    groups: int = Field(1, ge=1)
+    use_bias: bool = True
+    activation: Activation = "linear"
+    batch_normalization: bool = False
+    residual: bool = False
+
+
+class PickerSettings(Settings):
+    """How scores become events; see `rtconv.stream.events.EventPicker`."""
+
+    threshold: Finite
+    release: Finite
+    refractory: NotNegative
+    max_hold: Positive
+    decision: Literal["peak", "crossing"]
+    pattern: Positive | None = None
+
+    @model_validator(mode="after")
+    def _release_below_threshold(self) -> "PickerSettings":
+        if self.release > self.threshold:
+            raise ValueError(f"release {self.release} is above threshold {self.threshold}")
+        return self
+
+
+class DetectionSettings(Settings):
+    """Detection as the user asks for it.
+
+    Attributes
+    ----------
+    threshold, release : float
+        Score at which a candidate starts, and below which it ends. Without a
+        threshold, training solves it from `false_alarms_per_hour`.
+    false_alarms_per_hour : float
+    refractory, max_hold : float
+        Seconds.
+    decision : {'peak', 'crossing'}
+    pattern : float
+        Length of the pattern in seconds, where it is known.
+    """
+
+    threshold: Finite | None = None
+    release: Finite | None = None
+    false_alarms_per_hour: Positive = 1.0
+    refractory: NotNegative = 0.5
+    max_hold: Positive = 1.0
+    decision: Literal["peak", "crossing"] = "peak"
+    pattern: Positive | None = None
+
+    @model_validator(mode="after")
+    def _release_needs_threshold(self) -> "DetectionSettings":
+        if self.release is not None and self.threshold is None:
+            raise ValueError("release is given without a threshold")
+        self.picker()
+        return self
+
+    def picker(self, threshold: float = 0.5, pattern: float | None = None) -> PickerSettings:
+        """Settings of the picker; the arguments fill in what the user left open.
+
+        Without a release, it is half of a positive threshold, or the threshold.
+        """
+        chosen = threshold if self.threshold is None else self.threshold
+        release = self.release
+        if release is None:
+            release = chosen / 2 if chosen > 0 else chosen
+        return PickerSettings(
+            threshold=chosen,
+            release=release,
+            refractory=self.refractory,
+            max_hold=self.max_hold,
+            decision=self.decision,
+            pattern=self.pattern or pattern,
+        )
+
+
+class SignalSettings(Settings):
+    """Training data written into the config: one input and its target, sample by sample."""
+
+    input: list[Finite] = Field(min_length=1)
+    target: list[Finite] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "SignalSettings":
+        if len(self.input) != len(self.target):
+            raise ValueError(
+                f"input has {len(self.input)} samples and target {len(self.target)}, "
+                "they must be as many"
+            )
+        return self
+
+
+class TargetSettings(Settings):
+    """Where the score shall peak: `width` seconds around the pattern's end."""
+
+    shape: Literal["impulse", "plateau"] = "impulse"
+    width: Positive | None = None
+
+
+Range = Annotated[tuple[Finite, Finite], Field()]
+
+
+class AugmentSettings(Settings):
+    """How the recordings are varied: each value is drawn evenly from its range."""
+
+    gain_db: Range = (-12, 6)
+    snr_db: Range = (0, 30)
+    speed: Range = (1.0, 1.0)
+    reverb: bool = False
+    bandwidth: bool = False
+
+    @field_validator("gain_db", "snr_db", "speed")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError(f"a range goes from low to high, not from {value[0]} to {value[1]}")
+        return value
+
+    @field_validator("speed")
+    @classmethod
+    def _speed_near_one(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.5 <= value[0] <= value[1] <= 2:
+            raise ValueError(f"speed must lie in 0.5 to 2, not {value[0]} to {value[1]}")
+        return value
+
+
+class TrainingSettings(Settings):
+    """What to train on, and how. Either `signal` or `positives`."""
+
+    signal: SignalSettings | None = None
+    positives: list[str] = []
+    backgrounds: list[str] = []
+    target: TargetSettings = TargetSettings()
+    loss: str = "mean_absolute_error"
+    optimizer: str = "adam"
+    learning_rate: Positive = 1e-3
+    epochs: int = Field(30, ge=1, le=10_000_000)
+    seed: int = Field(0, ge=0, lt=2**31)
+    augment: AugmentSettings = AugmentSettings()
+
+    @model_validator(mode="after")
+    def _one_kind_of_data(self) -> "TrainingSettings":
+        if (self.signal is None) == (not self.positives):
+            raise ValueError("give either signal or positives")
+        return self
+
+
+class Config(Settings):
+    """A detector's configuration.
+
+    Attributes
+    ----------
+    name : str
+    samplerate : int
+        Hz.
+    channels : int
+        Channels of the network's input.
+    outputs : list of str
+        Names of the scores, one per filter of the last layer.
+    network : list of LayerSettings
+    training : TrainingSettings, optional
+    detection : DetectionSettings, or one for each output's name
+    """
+
+    name: Name
+    samplerate: int = Field(ge=1, le=10_000_000)
+    channels: int = Field(1, ge=1, le=1024)
+    outputs: list[Name] = []
+    network: list[LayerSettings] = Field(min_length=1)
+    training: TrainingSettings | None = None
+    detection: DetectionSettings | dict[str, DetectionSettings] = DetectionSettings()
+    _path: Path | None = None
+
+    @field_validator("detection", mode="before")
+    @classmethod
+    def _one_or_by_output(cls, value: Any) -> Any:
+        # Decided here, so that an error speaks of one form and not of both.
+        if isinstance(value, dict):
+            if value and all(isinstance(part, dict) for part in value.values()):
+                return {key: DetectionSettings.model_validate(part) for key, part in value.items()}
+            return DetectionSettings.model_validate(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        channels = self.channels
+        for i, layer in enumerate(self.network):
+            if channels % layer.groups or layer.filters % layer.groups:
+                raise ValueError(
+                    f"network.{i}: groups {layer.groups} does not divide "
+                    f"{channels} channels and {layer.filters} filters"
+                )
+            if layer.residual and (layer.strides != 1 or layer.filters != channels):
+                raise ValueError(
+                    f"network.{i}: residual needs strides 1 and filters {channels}, "
+                    f"as many as come in"
+                )
+            channels = layer.filters
+        if len(set(self.outputs)) < len(self.outputs):
+            raise ValueError("outputs: two have the same name")
+        if self.outputs and len(self.outputs) != channels:
+            raise ValueError(
+                f"outputs: {len(self.outputs)} names for the {channels} filters of the last layer"
+            )
+        if isinstance(self.detection, dict):
+            unknown = set(self.detection) - set(self.output_names)
+            if unknown:
+                raise ValueError(
+                    f"detection: unknown output {min(unknown)!r}, "
+                    f"known are {', '.join(self.output_names)}"
+                )
+        return self
+
+    @property
+    def output_names(self) -> list[str]:
+        """The outputs' names: as given, or the detector's name, numbered if several."""
+        count = self.network[-1].filters
+        if self.outputs:
+            return self.outputs
+        return [self.name] if count == 1 else [f"{self.name}-{i}" for i in range(1, count + 1)]
+
+    def detection_of(self, output: str) -> DetectionSettings:
+        """Detection settings of one output."""
+        if isinstance(self.detection, dict):
+            return self.detection.get(output, DetectionSettings())
+        return self.detection
+
+    def find_files(self, key: str, patterns: list[str]) -> list[Path]:
+        """Files that a list of patterns matches, sorted, each once.
+
+        A relative pattern is looked for beside the config file, then in the
+        current folder.
+
+        Raises
+        ------
+        RtconvError
+            If a pattern matches no file.
+        """
+        folders = [Path.cwd()] if self._path is None else [self._path.parent, Path.cwd()]
+        found: dict[Path, None] = {}
+        for pattern in patterns:
+            matches: list[Path] = []
+            for folder in folders:
+                matches = matches or sorted(p for p in _glob(folder, pattern) if p.is_file())
+            if not matches:
+                raise RtconvError(f"{self._path}: {key}: {pattern!r} matches no file")
+            found.update(dict.fromkeys(match.resolve() for match in matches))
+        return list(found)
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    whole = folder / pattern
+    anchor = Path(whole.anchor)
+    return list(anchor.glob(str(whole.relative_to(anchor))))
+
+
+def load_config(path: Path | str) -> Config:
+    """Read a detector's configuration.
+
+    Parameters
+    ----------
+    path : path of a YAML file
+
+    Raises
+    ------
+    RtconvError
+        If the file cannot be read, is not YAML, or a setting is unknown, of the
+        wrong type or impossible.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RtconvError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise RtconvError(f"{path}: is not a YAML text file") from error
+    try:
+        values = yaml.load(text, Loader=_PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        detail = " ".join(str(error).split()).removeprefix("while ")
+        raise RtconvError(f"{path}: is not valid YAML: {detail[:200]}") from error
+    return parse_config(values, path)
+
+
+def parse_config(values: Any, path: Path | None = None) -> Config:
+    """Validate settings that are already in memory.
+
+    Parameters
+    ----------
+    values : mapping
+    path : Path, optional
+        The file they come from, named in messages and the base of relative patterns.
+    """
+    where = "config" if path is None else str(path)
+    try:
+        config = Config.model_validate(expand_preset(values))
+    except ValidationError as error:
+        raise RtconvError(f"{where}: {_sentence(error)}") from error
+    except ValueError as error:
+        raise RtconvError(f"{where}: {error}") from error
+    if path is not None:
+        config._path = path.resolve()
+        if config.training is not None:
+            for key in ("positives", "backgrounds"):
+                config.find_files(f"training.{key}", getattr(config.training, key))
+    return config
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first complaint of a validation error as one sentence."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    got = repr(first["input"])
+    got = got if len(got) <= 60 else got[:57] + "..."
+    return f"{key} is {got}: {message[0].lower()}{message[1:]}"
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain YAML without aliases, which can grow a small file without bound."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases (*name) are not allowed, {self.peek_event().start_mark}")
+        return super().compose_node(parent, index)

@@ -1,0 +1,1 @@
+"""Replaying recordings, and measuring how well a detector does on them."""

@@ -1,0 +1,1 @@
+"""Making detectors: data, training with Keras, closed forms, calibration, conversion."""
