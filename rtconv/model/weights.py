@@ -128,7 +128,7 @@ class _GuardedUnpickler(pickle._Unpickler):
                 f"it contains {module[:60]}.{name[:60]}, only NumPy arrays are admitted"
             ) from None
 
-    def load_bytearray8(self) -> None:
+    def load_bytearray8(self: Any) -> None:
         """Read bytes of the stated length, or as many as there are."""
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(bytes(self.read(min(length, MAX_BYTES))))

@@ -52,6 +52,24 @@ class Event:
     start: int | None = None
 
 
+@dataclass(frozen=True)
+class Gap:
+    """Samples that were lost.
+
+    Attributes
+    ----------
+    sample : int
+        The first one, on the stream's sample clock.
+    length : int or None
+        Their number; None where it cannot be known.
+    reason : str
+    """
+
+    sample: int
+    length: int | None
+    reason: str
+
+
 class EventPicker:
     """Picks the events of one score.
 

@@ -1,0 +1,275 @@
+"""The command line: one app, a command is a few lines over the API.
+
+Events go to stdout, everything else to stderr. Exit code 0 is done, 1 failed
+with one sentence, 2 wrong usage.
+"""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rtconv.errors import RtconvError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rtconv.stream.detector import Detector
+    from rtconv.stream.events import Event
+
+app = typer.Typer(
+    name="rtconv",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Format(StrEnum):
+    """How events are written."""
+
+    table = "table"
+    jsonl = "jsonl"
+    csv = "csv"
+    labels = "labels"
+
+
+class Order(StrEnum):
+    """Which tap of a kernel meets the newest sample."""
+
+    correlation = "correlation"
+    convolution = "convolution"
+    pytorch = "pytorch"
+
+
+DetectorPath = Annotated[Path, typer.Argument(metavar="DETECTOR", help="A .safetensors file.")]
+FormatOption = Annotated[
+    Format | None,
+    typer.Option("--format", help="Default: table on a terminal, jsonl in a pipe."),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="BASE", help="Default: models/NAME."),
+]
+
+
+def note(message: str) -> None:
+    """Tell the user something beside the events, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def chosen_format(format: Format | None) -> Any:
+    """The format that was asked for, or the one that fits stdout."""
+    if format is None:
+        return "table" if sys.stdout.isatty() else "jsonl"
+    return format.value
+
+
+@app.callback()
+def _options(
+    debug: Annotated[  # `main` takes it from anywhere on the line
+        bool, typer.Option("--debug", help="Show a traceback on errors.")
+    ] = False,
+) -> None:
+    """Teach a small causal Conv1D network to recognise a sound, and run it sample by sample."""
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
+    output: OutputOption = None,
+) -> None:
+    """Train a detector: BASE.pickle (Conv1D weights) and BASE.safetensors (the detector)."""
+    import rtconv
+
+    detector = rtconv.train(config, output)
+    note(f"{output or Path('models') / detector.name}: .pickle and .safetensors are written")
+
+
+@app.command()
+def convert(
+    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS.pickle")],
+    config: Annotated[Path, typer.Option("--config", metavar="CONFIG")],
+    output: OutputOption = None,
+    order: Annotated[
+        Order,
+        typer.Option(help="convolution: Keras on Theano; pytorch: its (out, in, K) layout."),
+    ] = Order.correlation,
+) -> None:
+    """Convert Conv1D weights to a detector in Dense format."""
+    import rtconv
+
+    detector = rtconv.convert(weights, config, output, order=order.value)
+    certificate = detector.model.certificate
+    note(
+        f"{output or Path('models') / detector.name}.safetensors is written, "
+        f"{certificate.largest_difference:.1e} of full scale off {certificate.oracle}"
+    )
+
+
+@app.command()
+def replay(
+    detector: DetectorPath,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Sound files.")],
+    format: FormatOption = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.npy|OUT.wav", help="Write the scores, one per sample."),
+    ] = None,
+    blocksize: Annotated[
+        int | None, typer.Option(min=1, help="Samples per block; changes no bit.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Instead of the detector's.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Threads; changes no bit.")] = 1,
+    channel: Annotated[
+        str, typer.Option(metavar="N|mean|all", help="Of a file with several channels.")
+    ] = "mean",
+) -> None:
+    """Run a detector over recordings and print its events."""
+    if scores is not None and len(files) > 1:
+        raise typer.BadParameter("--scores takes one FILE")
+    if format is Format.labels and len(files) > 1:
+        raise typer.BadParameter("a label track belongs to one FILE")
+    from rtconv.evaluation.replay import with_threshold
+    from rtconv.live.sinks import open_writer
+    from rtconv.model.detector import load_model
+    from rtconv.stream.detector import Detector
+
+    model = load_model(detector)
+    loaded = Detector(model if threshold is None else with_threshold(model, threshold))
+    several = len(files) > 1
+    writer = open_writer(chosen_format(format), sys.stdout, several)
+    failed = False
+    for file in files:
+        try:
+            for event in _replay_one(loaded, file, parse_channel(channel), blocksize, jobs, scores):
+                writer.event(event, str(file) if several else None)
+        except RtconvError as error:
+            note(f"rtconv: {error}")
+            failed = True
+    if failed:
+        raise typer.Exit(1)
+
+
+def _replay_one(
+    detector: "Detector",
+    file: Path,
+    channel: Any,
+    blocksize: int | None,
+    jobs: int,
+    scores: Path | None,
+) -> "Iterator[Event]":
+    """Events of one file, with its scores written beside if wanted."""
+    from rtconv.audio import audio_info
+    from rtconv.evaluation.replay import describe_conversion, replay
+    from rtconv.evaluation.scores import score_writer
+
+    info = audio_info(file)
+    if conversion := describe_conversion(detector.model, info, channel):
+        note(conversion)
+    if scores is None:
+        yield from replay(detector, file, channel=channel, blocksize=blocksize, jobs=jobs)
+        return
+    inputs = info.channels if channel == "all" else 1
+    columns = inputs * len(detector.model.outputs)
+    with score_writer(scores, detector.samplerate, columns) as append:
+        yield from replay(
+            detector, file, channel=channel, blocksize=blocksize, jobs=jobs, on_scores=append
+        )
+
+
+@app.command()
+def devices(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
+) -> None:
+    """List the inputs: number, name, host API, channels and samplerate."""
+    from rtconv.live.devices import format_devices, list_devices
+
+    print(format_devices(list_devices(), as_json))
+
+
+@app.command()
+def listen(
+    detector: DetectorPath,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME|N", help="Default: the system's input.")
+    ] = None,
+    blocksize: Annotated[int, typer.Option(min=1, help="Samples per callback.")] = 64,
+    channel: Annotated[str, typer.Option(metavar="N|mean|all")] = "1",
+    duration: Annotated[float | None, typer.Option(min=0, metavar="S", help="Seconds.")] = None,
+    format: FormatOption = None,
+) -> None:
+    """Listen to a microphone and print events as they happen; Ctrl-C ends with statistics."""
+    import rtconv
+    from rtconv.live.sinks import open_writer
+
+    writer = open_writer(chosen_format(format), sys.stdout)
+    live = rtconv.listen(
+        rtconv.load(detector),
+        device=device,
+        blocksize=blocksize,
+        channel=parse_channel(channel),
+        duration=duration,
+    )
+    with live:
+        try:
+            for event in live:
+                writer.event(event)
+        except KeyboardInterrupt:
+            note("")
+    note(str(live.statistics))
+
+
+@app.command()
+def inspect(
+    detector: DetectorPath,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw weights and responses.")
+    ] = None,
+) -> None:
+    """Show layers, receptive field, hop, cost, settings and certificate of a detector."""
+    from rtconv.model.description import describe
+    from rtconv.model.detector import load_model
+
+    model = load_model(detector)
+    print(describe(model, as_json))
+    if plot is not None:
+        from rtconv.evaluation.plots import plot_network
+
+        plot_network(model, plot)
+
+
+def parse_channel(text: str) -> Any:
+    """Channel number (0 is the mean) or 'all'."""
+    if text == "mean":
+        return 0
+    if text == "all":
+        return "all"
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise typer.BadParameter(f"{text!r} is neither a channel number from 1 nor mean nor all")
+
+
+def main() -> None:
+    """Entry point: one sentence for every error."""
+    debug = "--debug" in sys.argv
+    try:
+        app([argument for argument in sys.argv[1:] if argument != "--debug"])
+    except RtconvError as error:
+        if debug:
+            raise
+        note(f"rtconv: {error}")
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our events is gone, as with `| head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        note(f"rtconv: internal error ({type(error).__name__}: {error}), --debug shows where")
+        sys.exit(1)
