@@ -23,6 +23,13 @@ from rtconv.errors import RtconvError
 from rtconv.presets import expand_preset
 
 Activation = Literal["linear", "relu", "leaky_relu", "tanh", "sigmoid", "softplus", "square", "log"]
+Loss = Literal[
+    "mean_absolute_error",
+    "mean_squared_error",
+    "huber",
+    "binary_crossentropy",
+    "binary_focal_crossentropy",
+]
 Name = Annotated[str, Field(pattern=r"^[\w][\w. -]*$", max_length=100)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -188,8 +195,8 @@ class TrainingSettings(Settings):
     positives: list[str] = []
     backgrounds: list[str] = []
     target: TargetSettings = TargetSettings()
-    loss: str = "mean_absolute_error"
-    optimizer: str = "adam"
+    loss: Loss = "mean_absolute_error"
+    optimizer: Literal["adam", "adamw", "nadam", "lion", "rmsprop", "sgd"] = "adam"
     learning_rate: Positive = 1e-3
     epochs: int = Field(30, ge=1, le=10_000_000)
     seed: int = Field(0, ge=0, lt=2**31)
