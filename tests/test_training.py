@@ -103,7 +103,9 @@ def test_order_of_the_taps_is_the_callers_word(ramp, tmp_path: Path) -> None:
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     config = tmp_path / "other.yaml"
     config.write_text("{name: other, samplerate: 8000, network: [{filters: 2, kernel_size: 8}]}")
-    with pytest.raises(rtconv.RtconvError, match=r"ramp.pickle: does not fit .*other.yaml: 1 array"):
+    with pytest.raises(
+        rtconv.RtconvError, match=r"ramp.pickle: does not fit .*other.yaml: 1 array"
+    ):
         rtconv.convert(ROOT / "models" / "ramp.pickle", config, tmp_path / "other")
     assert not list(tmp_path.glob("other.s*"))
 
@@ -111,7 +113,10 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{name: a, samplerate: 1, network: [{filters: 1, kernel_size: 1}]}", "no training section"),
+        (
+            "{name: a, samplerate: 1, network: [{filters: 1, kernel_size: 1}]}",
+            "no training section",
+        ),
         (
             "{name: a, samplerate: 1, channels: 2, network: [{filters: 1, kernel_size: 1}],"
             " training: {signal: {input: [0], target: [0]}}}",

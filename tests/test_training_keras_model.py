@@ -11,7 +11,10 @@ from rtconv.training.keras_model import build, keras, predict
 
 NETWORKS = {
     **{
-        name: [{"filters": 3, "kernel_size": 4, "activation": name}, {"filters": 1, "kernel_size": 2}]
+        name: [
+            {"filters": 3, "kernel_size": 4, "activation": name},
+            {"filters": 1, "kernel_size": 2},
+        ]
         for name in ACTIVATIONS
     },
     "groups": [
@@ -48,9 +51,7 @@ def test_keras_gives_the_scores_of_the_converted_network(name: str) -> None:
     model = build(config)
     rng = np.random.default_rng(2)
     # Fresh biases are zero and fresh moving averages one: then nothing would be seen.
-    weights = [
-        (rng.uniform(0.5, 1.5, w.shape) if w.ndim == 1 else w) for w in model.get_weights()
-    ]
+    weights = [(rng.uniform(0.5, 1.5, w.shape) if w.ndim == 1 else w) for w in model.get_weights()]
     model.set_weights(weights)
     x = rng.uniform(-1, 1, (200, channels)).astype(np.float32)
     network = ReferenceNetwork(layers_from_weights(model.get_weights(), config.network, channels))

@@ -96,5 +96,3 @@ def _apply(settings: LayerSettings, inputs: keras.KerasTensor, name: str) -> ker
         x = keras.layers.BatchNormalization(epsilon=BATCH_NORMALIZATION_EPSILON)(x)
     x = keras.layers.Activation(_ACTIVATIONS.get(settings.activation, settings.activation))(x)
     return keras.layers.Add()([x, inputs]) if settings.residual else x
-
-
