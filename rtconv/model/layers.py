@@ -18,6 +18,9 @@ LEAKY_RELU_SLOPE = 0.2
 #: ``log`` answers ``log(max(x, LOG_FLOOR))``; a larger floor is a bias before it.
 LOG_FLOOR = 1e-10
 
+#: Values that a layer may keep of the past; a damaged file could ask for any number.
+MAX_HISTORY = 1 << 26
+
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
@@ -95,6 +98,11 @@ class Layer:
             raise RtconvError(
                 "a residual layer needs strides 1 and as many filters as input channels, "
                 f"not strides {self.strides} and {self.in_channels} -> {self.filters}"
+            )
+        if self.history * self.in_channels > MAX_HISTORY:
+            raise RtconvError(
+                f"kernel_size {self.kernel_size} with dilation_rate {self.dilation_rate} keeps a "
+                f"history of more than {MAX_HISTORY} values"
             )
         for array in (self.dense, self.bias):
             if array is None:

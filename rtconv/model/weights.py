@@ -124,7 +124,7 @@ class _GuardedUnpickler(pickle._Unpickler):
         try:
             return _NAMES[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(
+            raise RtconvError(
                 f"it contains {module[:60]}.{name[:60]}, only NumPy arrays are admitted"
             ) from None
 
@@ -164,7 +164,7 @@ def load_weights(path: Path | str) -> list[np.ndarray]:
         raise RtconvError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         content = _GuardedUnpickler(io.BytesIO(data), encoding="latin1").load()
-    except pickle.UnpicklingError as error:
+    except RtconvError as error:
         raise RtconvError(f"{path}: refused, {error}") from error
     except KeyError as error:
         raise RtconvError(
