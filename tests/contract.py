@@ -35,7 +35,7 @@ def table() -> dict[str, list[Layer]]:
     """Networks that each stress something."""
     rng = np.random.default_rng(1)
 
-    def L(*args, **more):
+    def L(*args, **more):  # noqa: N802
         return make_layer(rng, *args, **more)
 
     return {
@@ -140,7 +140,7 @@ def check_contract(
 
     for size in blocksizes:
         np.testing.assert_array_equal(step_in_blocks(network, x, [size]), whole, f"blocks {size}")
-    partition = rng.integers(0, 70, 50).tolist() + [1]
+    partition = [*rng.integers(0, 70, 50).tolist(), 1]
     np.testing.assert_array_equal(step_in_blocks(network, x, partition), whole, str(partition))
     network.reset()
     np.testing.assert_array_equal(network.step(x), whole, "reset")

@@ -22,7 +22,7 @@ def settings(name):
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def model():
     layers = table()["two outputs"]
     made = Model("pair", 8000, layers, [settings("a"), settings("b")], training={"seed": 3})

@@ -22,7 +22,7 @@ from tests.contract import table
 from tests.keras_oracle import keras_scores
 
 
-@pytest.fixture()
+@pytest.fixture
 def weights():
     rng = np.random.default_rng(0)
     shapes = [(8, 1, 4), (4,), (3, 4, 1), (1,)]
