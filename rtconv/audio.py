@@ -1,5 +1,6 @@
 """Sound files as blocks of samples at the samplerate that is wanted."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,10 @@ from rtconv.errors import RtconvError
 
 #: Frames that are read from a file at a time.
 READ_BLOCKSIZE = 65536
+
+
+# What libsndfile notes while it opens a file whose header promises more than there is.
+_CUT_SHORT = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)|Calculated frame count")
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,15 @@ class AudioInfo:
     channels : int
     frames : int
         At its own samplerate.
+    truncated : bool
+        Whether the file is shorter than its header says.
     """
 
     path: Path
     samplerate: int
     channels: int
     frames: int
+    truncated: bool = False
 
     @property
     def seconds(self) -> float:
@@ -52,7 +60,9 @@ def audio_info(path: Path | str) -> AudioInfo:
         raise RtconvError(f"{path}: there is no such file")
     try:
         with soundfile.SoundFile(path) as file:
-            info = AudioInfo(path, file.samplerate, file.channels, file.frames)
+            cut_short = _CUT_SHORT.search(file.extra_info) is not None
+            truncated = cut_short or (file.format == "OGG" and not _ogg_ends(path))
+            info = AudioInfo(path, file.samplerate, file.channels, file.frames, truncated)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise RtconvError(f"{path}: is not a sound file that can be read ({_reason(error)})") from (
             error
@@ -88,6 +98,12 @@ def read_blocks(path: Path | str, samplerate: int) -> Iterator[np.ndarray]:
     """
     import soundfile
 
+    class Forward(soundfile.SoundFile):
+        """Never seeks: seeking after each block makes MP3 files click there."""
+
+        def seekable(self) -> bool:
+            return False
+
     info = audio_info(path)
     resampler = None
     if info.samplerate != samplerate:
@@ -98,7 +114,7 @@ def read_blocks(path: Path | str, samplerate: int) -> Iterator[np.ndarray]:
         )
     frames = 0
     try:
-        with soundfile.SoundFile(info.path) as file:
+        with Forward(info.path) as file:
             while len(block := file.read(READ_BLOCKSIZE, dtype="float32", always_2d=True)):
                 frames += len(block)
                 yield block if resampler is None else resampler.resample_chunk(block)
@@ -108,8 +124,8 @@ def read_blocks(path: Path | str, samplerate: int) -> Iterator[np.ndarray]:
         ) from error
     if resampler is not None:
         yield resampler.resample_chunk(np.zeros((0, info.channels), np.float32), last=True)
-    if frames < info.frames:
-        raise RtconvError(f"{path}: is truncated, it ends after {frames} of {info.frames} frames")
+    if info.truncated or frames < info.frames:
+        raise RtconvError(f"{path}: is truncated, it ends after {frames / info.samplerate:.3f} s")
 
 
 def read_audio(path: Path | str, samplerate: int) -> np.ndarray:
@@ -144,6 +160,15 @@ def write_audio(path: Path | str, samples: np.ndarray, samplerate: int) -> None:
             soundfile.write(temporary, samples, samplerate, subtype=subtype)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise RtconvError(f"{path}: cannot be written as sound ({_reason(error)})") from error
+
+
+def _ogg_ends(path: Path) -> bool:
+    """Whether the last page of an Ogg file is marked as the end (RFC 3533, header type 4)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 70_000))  # a page has less than 65,308 bytes
+        tail = file.read()
+    page = tail.rfind(b"OggS\0")
+    return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)
 
 
 def _reason(error: Exception) -> str:
