@@ -1,0 +1,111 @@
+"""What mixing does to a sound: nothing in time, exactly what was asked in level."""
+
+import numpy as np
+import pytest
+from scipy import signal
+
+from rtconv.evaluation import mixing
+
+RATE = 16000
+
+
+def burst(seconds=0.4, at=1.0, total=2.5, level=0.3, noise=1e-3, seed=0):
+    rng = np.random.default_rng(seed)
+    x = noise * rng.standard_normal(round(total * RATE))
+    start, end = round(at * RATE), round((at + seconds) * RATE)
+    x[start:end] += level * rng.standard_normal(end - start)
+    return x.astype(np.float32), start, end
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 3e-2])
+def test_active_part_is_the_burst(noise):
+    x, start, end = burst(noise=noise)
+    found = mixing.active_part(x, RATE)
+    assert np.abs(np.subtract(found, (start, end))).max() <= 0.02 * RATE
+
+
+def test_active_part_sees_a_word_in_a_stronger_hum_beside_padding_and_a_click():
+    x, start, end = burst(level=0.05)
+    hum = 0.2 * np.sin(2 * np.pi * 50 * np.arange(len(x)) / RATE)
+    x = np.pad(x + hum, 8000).astype(np.float32)
+    x[12000:12020] += 0.5
+    found = mixing.active_part(x, RATE)
+    assert np.abs(np.subtract(found, (start + 8000, end + 8000))).max() <= 0.02 * RATE
+
+
+def test_a_pause_within_a_sound_does_not_end_it():
+    x, start, _ = burst(seconds=0.2)
+    x += burst(seconds=0.2, at=1.4, seed=1)[0]
+    found = mixing.active_part(x, RATE)
+    assert np.abs(np.subtract(found, (start, 1.6 * RATE))).max() <= 0.02 * RATE
+
+
+def test_silence_is_active_as_a_whole():
+    assert mixing.active_part(np.zeros(1000, np.float32), RATE) == (0, 1000)
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.0, 1.02])
+def test_speed_moves_sample_n_to_n_over_speed(speed):
+    n = np.arange(4000)
+    tone = np.sin(2 * np.pi * 500 * n / RATE).astype(np.float32)
+    faster = mixing.change_speed(tone, RATE, speed)
+    assert len(faster) == pytest.approx(4000 / speed, abs=1)
+    expected = np.sin(2 * np.pi * 500 * speed * np.arange(len(faster)) / RATE)
+    np.testing.assert_allclose(faster[500:-500], expected[500:-500], atol=1e-3)
+
+
+def test_bandwidth_keeps_low_tones_in_place_and_removes_high_ones():
+    n = np.arange(8000)
+    low = np.sin(2 * np.pi * 1000 * n / RATE).astype(np.float32)
+    high = np.sin(2 * np.pi * 5000 * n / RATE).astype(np.float32)
+    limited = mixing.limit_bandwidth(low + high, RATE, 4000)
+    assert limited.shape == low.shape
+    np.testing.assert_allclose(limited[500:-500], low[500:-500], atol=2e-3)
+
+
+@pytest.mark.parametrize("samplerate", [8000, 16000, 44100])
+@pytest.mark.parametrize(
+    "response", [mixing.room_response, mixing.decay_response, mixing.filter_response]
+)
+def test_responses_start_with_the_direct_sound_and_are_repeatable(response, samplerate):
+    for seed in range(5):
+        taps = response(np.random.default_rng(seed), samplerate)
+        assert taps.dtype == np.float32
+        assert taps[0] == 1
+        assert np.isfinite(taps).all()
+        np.testing.assert_array_equal(taps, response(np.random.default_rng(seed), samplerate))
+
+
+def test_rooms_decay():
+    for seed in range(10):
+        for response in (mixing.room_response, mixing.decay_response):
+            taps = response(np.random.default_rng(seed), RATE)
+            third = len(taps) // 3
+            assert mixing.rms(taps[-third:]) < mixing.rms(taps[1:third])
+
+
+def test_convolution_keeps_time_and_tail():
+    x = np.random.default_rng(0).standard_normal(500).astype(np.float32)
+    taps = mixing.decay_response(np.random.default_rng(1), RATE)
+    y = mixing.convolve(x, taps)
+    np.testing.assert_allclose(y, signal.convolve(x, taps, method="direct"), atol=1e-4)
+
+
+@pytest.mark.parametrize("snr_db", [-10, 0, 20])
+def test_gain_gives_the_asked_snr(snr_db):
+    rng = np.random.default_rng(0)
+    background = (0.01 * rng.standard_normal(5 * RATE)).astype(np.float32)
+    background[: 2 * RATE] *= 10  # a louder passage far away does not count
+    sound = rng.standard_normal(RATE // 2).astype(np.float32)
+    start = 3 * RATE
+    level = mixing.local_level(background, start, start + len(sound), RATE)
+    gain = mixing.gain_for_snr(sound, level, snr_db)
+    around = background[start - RATE // 2 : start + RATE]
+    measured = 10 * np.log10(np.mean((gain * sound) ** 2) / np.mean(around.astype(float) ** 2))
+    assert measured == pytest.approx(snr_db, abs=1e-3)
+
+
+def test_silence_has_a_floor_and_a_silent_sound_no_gain():
+    assert mixing.local_level(np.zeros(RATE), 100, 200, RATE) == pytest.approx(1e-3)
+    with pytest.raises(ValueError, match="silent"):
+        mixing.gain_for_snr(np.zeros(10, np.float32), 0.1, 0)
