@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "rtconv"
 
 #: Each part may import itself, those before it, and those of its own line.
 ORDER = [
-    {"errors", "files"},
+    {"errors"},
+    {"files"},
     {"presets", "audio", "labels"},
     {"config"},
     {"model"},

@@ -144,8 +144,7 @@ def test_score_files(tmp_path, suffix, columns):
     np.testing.assert_array_equal(read, whole[:, 0] if columns == 1 else whole)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     with pytest.raises(RtconvError, match=r"\.txt: scores are written as \.npy or \.wav"):
-        with score_writer(tmp_path / "a.txt", 8000, 1):
-            pass
+        score_writer(tmp_path / "a.txt", 8000, 1).__enter__()
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path, ramp):
