@@ -6,6 +6,7 @@ with one sentence, 2 wrong usage.
 
 import os
 import sys
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,8 +16,9 @@ import typer
 from rtconv.errors import RtconvError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    import rtconv.training.trainer as training
     from rtconv.stream.detector import Detector
     from rtconv.stream.events import Event
 
@@ -85,8 +87,33 @@ def train(
     """Train a detector: BASE.pickle (Conv1D weights) and BASE.safetensors (the detector)."""
     import rtconv
 
-    detector = rtconv.train(config, output)
-    note(f"{output or Path('models') / detector.name}: .pickle and .safetensors are written")
+    with training_progress() as progress:
+        detector = rtconv.train(config, output, progress)
+    base = output or Path("models") / detector.name
+    note(f"{base}.pickle and {base}.safetensors are written")
+
+
+@contextmanager
+def training_progress() -> "Iterator[Callable[[training.Progress], None]]":
+    """A progress bar on stderr, with the loss and the validation figures."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} steps  {task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(progress: "training.Progress") -> None:
+            figures = {"loss": progress.loss, **progress.figures}
+            text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            bar.update(task, completed=progress.step, total=progress.steps, description=text)
+
+        yield show
 
 
 @app.command()
