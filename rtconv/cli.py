@@ -105,15 +105,21 @@ def training_progress() -> "Iterator[Callable[[training.Progress], None]]":
         TextColumn("{task.completed:.0f}/{task.total:.0f} steps  {task.description}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
+    bar = Progress(*columns, console=Console(stderr=True))
 
-        def show(progress: "training.Progress") -> None:
-            figures = {"loss": progress.loss, **progress.figures}
-            text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            bar.update(task, completed=progress.step, total=progress.steps, description=text)
+    def show(progress: "training.Progress") -> None:
+        figures = {"loss": progress.loss, **progress.figures}
+        text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        if not bar.tasks:
+            bar.start()
+            bar.add_task("", total=progress.steps)
+        bar.update(bar.task_ids[0], completed=progress.step, description=text)
 
+    try:
         yield show
+    finally:
+        if bar.tasks:
+            bar.stop()
 
 
 @app.command()

@@ -1,7 +1,6 @@
 """Writing files so that nothing half-written is ever left."""
 
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,21 +29,14 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         If the file cannot be written there.
     """
     path = Path(path)
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(6)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-        )
-        os.close(handle)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-    except OSError as error:
-        raise RtconvError(f"{path}: cannot be written ({error.strerror})") from error
-    temporary = Path(name)
-    try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         yield temporary
-        os.replace(temporary, path)
+        temporary.chmod(mode)  # a library may have put another file there, for its owner only
+        temporary.replace(path)
     except OSError as error:
         raise RtconvError(f"{path}: cannot be written ({error.strerror})") from error
     finally:

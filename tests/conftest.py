@@ -35,7 +35,10 @@ def rtconv_command():
 
 @pytest.fixture
 def ramp_wav(tmp_path):
-    """A recording at 8 kHz of the lecture's ramp, ending at known samples, in weak noise."""
+    """A recording at 8 kHz of the lecture's ramp in weak noise, and where the score must peak.
+
+    That is three samples after the ramp's end, as the lecture's target has it.
+    """
     rng = np.random.default_rng(0)
     x = rng.normal(0, 1e-3, 20_000).astype(np.float32)
     ends = [1000, 7777, 15_001]
@@ -43,4 +46,4 @@ def ramp_wav(tmp_path):
         x[end - 4 : end + 1] += np.arange(5, dtype=np.float32)
     path = tmp_path / "ramps.wav"
     soundfile.write(path, x, 8000, subtype="FLOAT")
-    return path, x, ends
+    return path, x, [end + 3 for end in ends]

@@ -18,7 +18,7 @@ RAMP = ROOT / "models" / "ramp.safetensors"
 
 
 def test_replay_formats(rtconv_command, ramp_wav):
-    path, _, ends = ramp_wav
+    path, _, peaks = ramp_wav
 
     def run(*more):
         done = rtconv_command("replay", RAMP, path, *more)
@@ -26,16 +26,16 @@ def test_replay_formats(rtconv_command, ramp_wav):
         return done.stdout
 
     events = [json.loads(line) for line in run().splitlines()]
-    assert [event["sample"] for event in events] == ends
+    assert [event["sample"] for event in events] == peaks
     assert {"detector", "channel", "sample", "time", "score", "decided"} <= set(events[0])
     assert run("--format", "jsonl") == run("--blocksize", "3", "--jobs", "2")
     rows = list(csv.DictReader(io.StringIO(run("--format", "csv"))))
-    assert [int(row["sample"]) for row in rows] == ends
+    assert [int(row["sample"]) for row in rows] == peaks
     labels = [line.split("\t") for line in run("--format", "labels").splitlines()]
     assert [float(end) for _, end, _ in labels] == [e["time"] for e in events]
     table = run("--format", "table").splitlines()
     assert len(table) == 4
-    assert str(ends[2]) in table[3]
+    assert str(peaks[2]) in table[3]
 
 
 def test_scores_equal_those_of_keras(rtconv_command, ramp_wav, tmp_path):
@@ -81,13 +81,13 @@ def test_inspect(rtconv_command, tmp_path):
 
 
 def test_several_files_and_one_is_broken(rtconv_command, ramp_wav, tmp_path):
-    path, _, ends = ramp_wav
+    path, _, peaks = ramp_wav
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"no sound")
     done = rtconv_command("replay", RAMP, path, broken, tmp_path / "none.wav", path)
     assert done.returncode == 1
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [event["sample"] for event in events] == ends * 2
+    assert [event["sample"] for event in events] == peaks * 2
     assert {event["file"] for event in events} == {str(path)}
     first, second = done.stderr.splitlines()
     assert first.startswith(f"rtconv: {broken}: is not a sound file")
