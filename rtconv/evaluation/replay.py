@@ -10,9 +10,8 @@ from typing import Literal
 import numpy as np
 
 from rtconv.audio import AudioInfo, audio_info, read_blocks
-from rtconv.config import DetectionSettings
 from rtconv.errors import RtconvError
-from rtconv.model.detector import Model, Output
+from rtconv.model.detector import Model
 from rtconv.stream.detector import Detector
 from rtconv.stream.events import Event
 from rtconv.stream.network import open_network
@@ -88,17 +87,7 @@ def replay(
 
 def with_threshold(model: Model, threshold: float) -> Model:
     """The same model with another threshold, and the release that belongs to it."""
-    outputs = []
-    for output in model.outputs:
-        settings = DetectionSettings(
-            threshold=threshold,
-            refractory=output.refractory,
-            max_hold=output.max_hold,
-            decision=output.decision,
-            pattern=output.pattern,
-        )
-        outputs.append(Output(name=output.name, **settings.picker().model_dump()))
-    return replace(model, outputs=outputs)
+    return replace(model, outputs=[output.at_threshold(threshold) for output in model.outputs])
 
 
 def describe_conversion(model: Model, info: AudioInfo, channel: Channel = 0) -> str | None:

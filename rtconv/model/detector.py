@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from rtconv.config import Activation, Name, NotNegative, PickerSettings, Settings
+from rtconv.config import Activation, DetectionSettings, Name, NotNegative, PickerSettings, Settings
 from rtconv.errors import RtconvError
 from rtconv.files import atomic_path
 from rtconv.model.layers import Layer, check_cascade, hop, receptive_field
@@ -27,6 +27,17 @@ class Output(PickerSettings):
     """One score of the network: its name and its picker's settings."""
 
     name: Name
+
+    def at_threshold(self, threshold: float) -> "Output":
+        """The same with another threshold, and the release that belongs to it."""
+        settings = DetectionSettings(
+            threshold=threshold,
+            refractory=self.refractory,
+            max_hold=self.max_hold,
+            decision=self.decision,
+            pattern=self.pattern,
+        )
+        return Output(name=self.name, **settings.picker().model_dump())
 
 
 class Certificate(Settings):
