@@ -276,6 +276,29 @@ def inspect(
         plot_network(model, plot)
 
 
+@app.command()
+def bench(
+    detector: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DETECTOR]", help="Default: example networks M1 to M4."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per network.")] = False,
+) -> None:
+    """Measure ns per sample, x real time and the fraction of this core's peak."""
+    from rtconv.model.detector import load_model
+    from rtconv.model.examples import example_networks
+    from rtconv.stream.benchmark import benchmark, format_benchmark
+
+    if detector is None:
+        networks, samplerate = example_networks(), 48000
+    else:
+        model = load_model(detector)
+        networks, samplerate = {model.name: list(model.layers)}, model.samplerate
+    for name, layers in networks.items():
+        peak, speeds = benchmark(layers)
+        print(format_benchmark(name, samplerate, peak, speeds, as_json), flush=True)
+
+
 def parse_channel(text: str) -> Any:
     """Channel number (0 is the mean) or 'all'."""
     if text == "mean":

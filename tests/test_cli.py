@@ -170,3 +170,11 @@ def test_the_lectures_own_streaming_program_finds_the_ramp_at_the_same_sample():
     scores = rtconv.load(RAMP).process(ramp.astype(np.float32))
     assert int(np.argmax(output)) == int(scores.argmax()) == 16
     np.testing.assert_allclose(scores, output, atol=1e-6)
+
+
+def test_bench(rtconv_command):
+    done = rtconv_command("bench", RAMP, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [row["blocksize"] for row in result["speeds"]] == [1, 16, 64, 256, 1024, None]
+    assert all(0 < row["peak_fraction"] < 1 for row in result["speeds"])

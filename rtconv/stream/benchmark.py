@@ -6,6 +6,7 @@ measured in the same run: a loop of multiply-adds on registers alone.
 """
 
 import ctypes
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -83,6 +84,34 @@ def benchmark(
         for size, t in times.items()
     ]
     return peak, speeds
+
+
+def format_benchmark(
+    name: str, samplerate: int, peak: float, speeds: Sequence[Speed], as_json: bool = False
+) -> str:
+    """The result of `benchmark` as a table for a person, or as one JSON object."""
+    if as_json:
+        rows = [
+            {
+                "blocksize": speed.blocksize,
+                "ns_per_sample": speed.seconds * 1e9,
+                "times_real_time": speed.times_real_time(samplerate),
+                "peak_fraction": speed.peak_fraction,
+            }
+            for speed in speeds
+        ]
+        facts = {"network": name, "samplerate": samplerate, "peak_multiply_adds": peak}
+        return json.dumps(facts | {"speeds": rows})
+    lines = [
+        f"{name} at {samplerate} Hz; this core's peak: {peak / 1e9:.1f} G multiply-adds/s",
+        f"{'block':>8} {'ns per sample':>14} {'x real time':>12} {'of the peak':>12}",
+    ]
+    for speed in speeds:
+        lines.append(
+            f"{speed.blocksize or 'offline':>8} {speed.seconds * 1e9:>14.2f} "
+            f"{speed.times_real_time(samplerate):>12.0f} {speed.peak_fraction:>12.1%}"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _enough_frames(network: CompiledNetwork, x: np.ndarray, size: int) -> int:
