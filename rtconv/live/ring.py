@@ -1,0 +1,298 @@
+"""The memory that the audio callback and Python share: a ring for one writer and one reader.
+
+One piece of memory, allocated, touched and, where the system allows it, locked
+before the stream starts::
+
+    | control | lanes | blocks ...... | samples of lane 0 ... | scores of lane 0 ... | lane 1 ...
+
+A *lane* is one network on one input (a channel, the mean, or as many channels
+as the network takes). A *block* is the record of one call of the callback. The
+callback writes samples, scores and then the block, and releases
+`blocks_written`; `Ring.read` acquires that, copies, and releases `blocks_read`
+and `samples_read`. Neither ever waits for the other. What finds no room is
+lost, and counted in the next block.
+"""
+
+import ctypes
+import mmap
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rtconv.errors import RtconvError
+from rtconv.stream.compiled import CompiledNetwork
+
+_CACHE_LINE = 64
+
+
+def _lines(*groups: list[tuple[str, str]]) -> np.dtype:
+    """A structure whose groups of fields of 8 bytes lie on cache lines of their own."""
+    names, formats, offsets, offset = [], [], [], 0
+    for group in groups:
+        for name, kind in group:
+            names.append(name)
+            formats.append(kind)
+            offsets.append(offset)
+            offset += 8
+        offset += -offset % _CACHE_LINE
+    return np.dtype(
+        {"names": names, "formats": formats, "offsets": offsets, "itemsize": offset}
+    )
+
+
+#: What the callback and the reader share; addresses are ``u8``, counts and positions ``i8``.
+CONTROL = _lines(
+    [  # written by the callback
+        ("blocks_written", "i8"),
+        ("samples_written", "i8"),
+        ("lost", "i8"),  # samples that found no room since the last block
+        ("resets_done", "i8"),
+        ("position", "i8"),  # samples that arrived, the lost ones with them
+        ("valid_from", "i8"),  # position from which on scores are valid
+        ("armed", "i8"),
+        ("last_trigger", "i8"),
+        ("pulse_left", "i8"),
+        ("triggers", "i8"),
+    ],
+    [  # written by the reader
+        ("blocks_read", "i8"),
+        ("samples_read", "i8"),
+        ("resets_wanted", "i8"),
+    ],
+    [  # constant while the stream runs
+        ("block_capacity", "i8"),
+        ("sample_capacity", "i8"),
+        ("blocks", "u8"),
+        ("lanes", "u8"),
+        ("lane_count", "i8"),
+        ("device_channels", "i8"),
+        ("inputs", "i8"),  # channels of a network's input
+        ("outputs", "i8"),
+        ("memory", "i8"),  # samples after a reset until scores are valid
+        ("clock", "u8"),  # address of clock_gettime
+        ("output_channels", "i8"),  # of the output device, 0 without one
+        ("threshold", "f4"),
+        ("release", "f4"),
+        ("refractory", "i8"),  # samples
+        ("pulse_length", "i8"),  # samples, 0 without a trigger
+        ("pulse_level", "f4"),
+        ("pulse_channel", "i8"),  # counted from 0
+        ("score_channel", "i8"),  # counted from 0, -1 without scores as sound
+    ],
+)
+
+#: One network on one input.
+LANE = np.dtype(
+    [
+        ("step", "u8"),
+        ("reset", "u8"),
+        ("state", "u8"),
+        ("samples", "u8"),
+        ("scores", "u8"),
+        ("channels", "u8"),  # device channels of the inputs, from 0, one int64 each; 0: their mean
+    ]
+)
+
+#: One call of the callback.
+BLOCK = np.dtype(
+    [
+        ("first", "i8"),  # its first sample, counted over all samples that were written
+        ("frames", "i8"),
+        ("lost", "i8"),  # samples that found no room before it
+        ("flags", "i8"),  # PaStreamCallbackFlags
+        ("reset", "i8"),  # 1 when the networks were reset before it
+        ("adc_time", "f8"),  # inputBufferAdcTime, s
+        ("arrived", "i8"),  # ns, monotonic clock, when the callback was called
+        ("spent", "i8"),  # ns in the callback
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive blocks that were read from a ring.
+
+    Attributes
+    ----------
+    blocks : ndarray of BLOCK
+    samples : list of ndarray, (frames, inputs), float32
+        For each lane.
+    scores : list of ndarray, (frames, outputs), float32
+        For each lane.
+    """
+
+    blocks: np.ndarray
+    samples: list[np.ndarray]
+    scores: list[np.ndarray]
+
+    def part(self, first: int, last: int) -> "Chunk":
+        """The blocks from `first` up to, not including, `last`."""
+        ends = np.concatenate([[0], np.cumsum(self.blocks["frames"])])
+        frames = slice(int(ends[first]), int(ends[last]))
+        return Chunk(
+            self.blocks[first:last],
+            [samples[frames] for samples in self.samples],
+            [scores[frames] for scores in self.scores],
+        )
+
+
+class Ring:
+    """The shared memory, seen from Python.
+
+    Parameters
+    ----------
+    networks : sequence of CompiledNetwork
+        One for each lane, all of one shape.
+    channels : sequence of (sequence of int, or None)
+        For each lane the device's channels that it takes, counted from 0; None
+        for their mean.
+    device_channels : int
+    frames : int
+        Samples that it holds.
+    blocks : int
+        Blocks that it holds.
+    memory : int
+        Samples after a reset for which scores are invalid.
+
+    Attributes
+    ----------
+    control : ndarray of CONTROL, ()
+    locked : bool
+        Whether the memory cannot be paged out.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[CompiledNetwork],
+        channels: Sequence[Sequence[int] | None],
+        device_channels: int,
+        frames: int,
+        blocks: int,
+        memory: int = 0,
+    ) -> None:
+        from rtconv.live.callback import atomics
+
+        self._networks = list(networks)  # their state is in use as long as the ring is
+        self._acquire, self._release = atomics()
+        inputs, outputs = networks[0].channels, networks[0].outputs
+        plan = _Plan()
+        control = plan.reserve(CONTROL, 1)
+        lanes = plan.reserve(LANE, len(networks))
+        records = plan.reserve(BLOCK, blocks)
+        sources = [plan.reserve(np.dtype("i8"), inputs) for _ in networks]
+        samples = [plan.reserve(np.dtype("f4"), frames * inputs) for _ in networks]
+        scores = [plan.reserve(np.dtype("f4"), frames * outputs) for _ in networks]
+        memory_map = mmap.mmap(-1, plan.size)
+        self._memory = np.frombuffer(memory_map, np.uint8)
+        self._memory.fill(0)  # touches every page
+
+        self.control = plan.view(self._memory, control)[0:1].reshape(())
+        self._lanes = plan.view(self._memory, lanes)
+        self._blocks = plan.view(self._memory, records)
+        self._samples = [plan.view(self._memory, s).reshape(frames, inputs) for s in samples]
+        self._scores = [plan.view(self._memory, s).reshape(frames, outputs) for s in scores]
+        for lane, network, source, chosen, x, y in zip(
+            self._lanes, networks, sources, channels, self._samples, self._scores, strict=True
+        ):
+            numbers = plan.view(self._memory, source)
+            lane["step"], lane["reset"] = network.step_address, network.reset_address
+            lane["state"] = network.state.ctypes.data
+            lane["samples"], lane["scores"] = x.ctypes.data, y.ctypes.data
+            if chosen is not None:
+                numbers[:] = chosen
+                lane["channels"] = numbers.ctypes.data
+        values = {
+            "block_capacity": blocks,
+            "sample_capacity": frames,
+            "blocks": self._blocks.ctypes.data,
+            "lanes": self._lanes.ctypes.data,
+            "lane_count": len(networks),
+            "device_channels": device_channels,
+            "inputs": inputs,
+            "outputs": outputs,
+            "memory": memory,
+            "clock": _clock_address(),
+            "armed": 1,
+            "last_trigger": -(1 << 62),
+            "score_channel": -1,
+        }
+        for name, value in values.items():
+            self.control[name] = value
+        states = [network.state for network in networks]
+        self.locked = all([_lock(self._memory), *map(_lock, states)])
+
+    @property
+    def address(self) -> int:
+        """Address of the control structure, the callback's user data."""
+        return self.control.ctypes.data
+
+    def want_reset(self) -> None:
+        """Let the callback reset the networks before its next block."""
+        self._store("resets_wanted", int(self.control["resets_wanted"]) + 1)
+
+    def read(self, most: int = 1 << 16) -> Chunk | None:
+        """Take the blocks that were written, up to `most` samples; None if there is none."""
+        control = self.control
+        written = self._acquire(self._field("blocks_written"))
+        first = int(control["blocks_read"])
+        if written == first:
+            return None
+        records = _ring_slice(self._blocks, first, written - first)
+        total = np.cumsum(records["frames"])
+        count = max(1, int(np.searchsorted(total, most, "right")))
+        records, frames = records[:count], int(total[count - 1])
+        start = int(records["first"][0])
+        chunk = Chunk(
+            records,
+            [_ring_slice(samples, start, frames) for samples in self._samples],
+            [_ring_slice(scores, start, frames) for scores in self._scores],
+        )
+        self._store("samples_read", start + frames)
+        self._store("blocks_read", first + count)
+        return chunk
+
+    def _field(self, name: str) -> int:
+        return self.address + CONTROL.fields[name][1]  # type: ignore[index]
+
+    def _store(self, name: str, value: int) -> None:
+        self._release(self._field(name), value)
+
+
+class _Plan:
+    """Pieces of one block of memory, each on cache lines of its own."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def reserve(self, kind: np.dtype, count: int) -> tuple[int, np.dtype, int]:
+        place = self.size
+        self.size += kind.itemsize * count
+        self.size += -self.size % _CACHE_LINE
+        return place, kind, count
+
+    def view(self, memory: np.ndarray, piece: tuple[int, np.dtype, int]) -> np.ndarray:
+        place, kind, count = piece
+        return memory[place : place + kind.itemsize * count].view(kind)
+
+
+def _ring_slice(ring: np.ndarray, first: int, count: int) -> np.ndarray:
+    """A copy of `count` rows from `first` on, around the end if need be."""
+    begin = first % len(ring)
+    if begin + count <= len(ring):
+        return ring[begin : begin + count].copy()
+    return np.concatenate([ring[begin:], ring[: begin + count - len(ring)]])
+
+
+def _clock_address() -> int:
+    """Address of ``clock_gettime``, which reads the clock without entering the system."""
+    if sys.platform == "win32":
+        raise RtconvError("listening needs Linux or macOS, replay runs everywhere")
+    return ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value or 0
+
+
+def _lock(memory: np.ndarray) -> bool:
+    """Keep memory from being paged out; False where the system does not allow it."""
+    libc = ctypes.CDLL(None)
+    return libc.mlock(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes)) == 0
