@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rtconv.config import Config as Config
     from rtconv.config import load_config as load_config
     from rtconv.evaluation.replay import replay as replay
+    from rtconv.live.engine import listen as listen
     from rtconv.stream.detector import Detector as Detector
     from rtconv.stream.detector import load as load
     from rtconv.stream.events import Event as Event

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import rtconv.training.trainer as training
+    from rtconv.live.engine import LiveDetector
+    from rtconv.live.sinks import EventWriter
     from rtconv.stream.detector import Detector
     from rtconv.stream.events import Event
 
@@ -242,18 +244,30 @@ def listen(
     writer = open_writer(chosen_format(format), sys.stdout)
     live = rtconv.listen(
         rtconv.load(detector),
-        device=device,
+        device,
         blocksize=blocksize,
         channel=parse_channel(channel),
         duration=duration,
+        on_message=note,
     )
     with live:
         try:
-            for event in live:
-                writer.event(event)
+            write_records(live, writer)
         except KeyboardInterrupt:
             note("")
+    write_records(live, writer)  # what was decided at the end
     note(str(live.statistics))
+
+
+def write_records(live: "LiveDetector", writer: "EventWriter") -> None:
+    """Write events and gaps as they come, until the stream ends."""
+    from rtconv.stream.events import Event
+
+    for record in live.records():
+        if isinstance(record, Event):
+            writer.event(record)
+        else:
+            writer.gap(record)
 
 
 @app.command()

@@ -85,10 +85,12 @@ class PulseCard:
         socket.unlink(missing_ok=True)  # left by a server that was killed
         home = {**self.environment, "HOME": str(self.folder)}
         self.server = subprocess.Popen(
-            ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no"]
-            + ["--log-level=error", "--enable-memfd=no"]
-            + ["-L", f"module-native-protocol-unix auth-anonymous=1 socket={socket}"]
-            + ["-L", f"module-null-sink sink_name=card {sink}"],
+            [
+                *("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1"),
+                *("--use-pid-file=no", "--log-level=error", "--enable-memfd=no"),
+                *("-L", f"module-native-protocol-unix auth-anonymous=1 socket={socket}"),
+                *("-L", f"module-null-sink sink_name=card {sink}"),
+            ],
             env=home,
         )
         deadline = time.monotonic() + PATIENCE
@@ -160,8 +162,7 @@ class JackCard:
 
     def __enter__(self) -> "JackCard":
         self.server = subprocess.Popen(
-            ["jackd", "-R", "-n", self.name, "-d", "dummy"]
-            + ["-r", str(self.samplerate), "-p", str(self.blocksize)],
+            f"jackd -R -n {self.name} -d dummy -r {self.samplerate} -p {self.blocksize}".split(),
             env=self.environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 from llvmlite import ir
 
-from rtconv.live.ring import BLOCK, CONTROL, LANE
+from rtconv.live import layout
+from rtconv.live.layout import BLOCK, CONTROL, LANE
 from rtconv.stream.codegen import FLOAT, INT, POINTER, Code, Target
 from rtconv.stream.compiled import host_target, load_functions
 
@@ -34,7 +35,6 @@ INPUT_UNDERFLOW, INPUT_OVERFLOW = 1, 2
 
 _INT32, _DOUBLE, _VOID = ir.IntType(32), ir.DoubleType(), ir.VoidType()
 _TYPES = {"i8": INT, "f4": FLOAT, "f8": _DOUBLE}
-_LESS, _EQUAL = "<", "=="
 
 
 def callback_address() -> int:
@@ -53,9 +53,7 @@ def atomics() -> tuple[Callable[[int], int], Callable[[int, int], None]]:
 
 @cache
 def _functions() -> dict[str, int]:
-    from rtconv.live import ring
-
-    programs = [Path(str(module)).read_text() for module in (__file__, ring.__file__)]
+    programs = [Path(str(module)).read_text() for module in (__file__, layout.__file__)]
     target = host_target()
     return load_functions(
         f"callback {time.CLOCK_MONOTONIC} {programs}",
@@ -141,9 +139,7 @@ def _now(module: ir.Module, target: Target) -> ir.Function:
     control = _Structure(code, function.args[0], CONTROL)
     timespec = code.alloca(INT, 2)
     kind = ir.FunctionType(_INT32, [_INT32, POINTER])
-    code.call(
-        _typed(code, control["clock"], kind), [_INT32(time.CLOCK_MONOTONIC), timespec]
-    )
+    code.call(_typed(code, control["clock"], kind), [_INT32(time.CLOCK_MONOTONIC), timespec])
     seconds = code.read(timespec, INT)
     nanoseconds = code.read(code.at(timespec, 8), INT)
     code.ret(code.add(code.mul(seconds, INT(10**9)), nanoseconds))
@@ -311,7 +307,7 @@ def _select(
         code.write(value, code.at(samples, code.mul(n, INT(4))))
         return []
 
-    is_mean = code.icmp_signed(_EQUAL, code.ptrtoint(numbers, INT), INT(0))
+    is_mean = code.icmp_signed("==", code.ptrtoint(numbers, INT), INT(0))
     with code.if_else(is_mean) as (then, otherwise):
         with then:
             code.repeat(frames, mean)

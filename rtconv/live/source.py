@@ -74,6 +74,7 @@ class Source:
             memory=model.memory,
         )
         self.locked = self._ring.locked
+        self._stream: Any = None
         self._open()
 
     def read(self) -> Chunk | None:
@@ -126,7 +127,6 @@ class Source:
             raise RtconvError(f"{self.device}: hangs since its sound server is gone, start again")
 
     def _open(self) -> None:
-        self._stream: Any = None
         sounddevice = portaudio.portaudio()
         ffi = sounddevice._ffi
         try:
@@ -178,7 +178,5 @@ def select_channels(model: Model, device: Device, channel: Channel) -> list[list
         groups = [[number] for number in numbers]
     for number in numbers:
         if not 1 <= number <= device.inputs:
-            raise RtconvError(
-                f"{device}: has no input channel {number}, it has {device.inputs}"
-            )
+            raise RtconvError(f"{device}: has no input channel {number}, it has {device.inputs}")
     return [[number - 1 for number in group] for group in groups]
