@@ -300,16 +300,21 @@ class Config(Settings):
         RtconvError
             If a pattern matches no file.
         """
-        folders = [Path.cwd()] if self._path is None else [self._path.parent, Path.cwd()]
-        found: dict[Path, None] = {}
-        for pattern in patterns:
-            matches: list[Path] = []
-            for folder in folders:
-                matches = matches or sorted(p for p in _glob(folder, pattern) if p.is_file())
-            if not matches:
-                raise RtconvError(f"{self._path}: {key}: {pattern!r} matches no file")
-            found.update(dict.fromkeys(match.resolve() for match in matches))
-        return list(found)
+        return find_files(self._path, key, patterns)
+
+
+def find_files(config: Path | None, key: str, patterns: list[str]) -> list[Path]:
+    """Files that the patterns of a config's key match; see `Config.find_files`."""
+    folders = [Path.cwd()] if config is None else [config.parent, Path.cwd()]
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        matches: list[Path] = []
+        for folder in folders:
+            matches = matches or sorted(p for p in _glob(folder, pattern) if p.is_file())
+        if not matches:
+            raise RtconvError(f"{config}: {key}: {pattern!r} matches no file")
+        found.update(dict.fromkeys(match.resolve() for match in matches))
+    return list(found)
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:
@@ -332,6 +337,17 @@ def load_config(path: Path | str) -> Config:
         wrong type or impossible.
     """
     path = Path(path)
+    return parse_config(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file into plain values; nothing in it is executed or repeated.
+
+    Raises
+    ------
+    RtconvError
+        If it cannot be read or is not YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -339,11 +355,10 @@ def load_config(path: Path | str) -> Config:
     except UnicodeDecodeError as error:
         raise RtconvError(f"{path}: is not a YAML text file") from error
     try:
-        values = yaml.load(text, Loader=_PlainLoader)
+        return yaml.load(text, Loader=_PlainLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         detail = " ".join(str(error).split()).removeprefix("while ")
         raise RtconvError(f"{path}: is not valid YAML: {detail[:200]}") from error
-    return parse_config(values, path)
 
 
 def parse_config(values: Any, path: Path | None = None) -> Config:
@@ -359,7 +374,7 @@ def parse_config(values: Any, path: Path | None = None) -> Config:
     try:
         config = Config.model_validate(expand_preset(values))
     except ValidationError as error:
-        raise RtconvError(f"{where}: {_sentence(error)}") from error
+        raise RtconvError(f"{where}: {sentence(error)}") from error
     except ValueError as error:
         raise RtconvError(f"{where}: {error}") from error
     if path is not None:
@@ -370,7 +385,7 @@ def parse_config(values: Any, path: Path | None = None) -> Config:
     return config
 
 
-def _sentence(error: ValidationError) -> str:
+def sentence(error: ValidationError) -> str:
     """The first complaint of a validation error as one sentence."""
     first = error.errors(include_url=False, include_context=False)[0]
     key = ".".join(str(part) for part in first["loc"])
