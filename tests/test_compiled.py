@@ -18,19 +18,10 @@ from llvmlite import ir
 from rtconv.errors import RtconvError
 from rtconv.model.layers import ACTIVATIONS, Layer
 from rtconv.stream import compiled
-from rtconv.stream.codegen import (
-    INT,
-    INT32,
-    POINTER,
-    VOID,
-    Code,
-    Layout,
-    Target,
-    _read_mode,
-    _write_mode,
-    network_module,
-)
+from rtconv.stream.codegen import network_module
 from rtconv.stream.compiled import CompiledNetwork, compile_object, host_target, load_functions
+from rtconv.stream.instructions import INT, INT32, POINTER, VOID, Code
+from rtconv.stream.layout import Layout, Target
 from rtconv.stream.reference import ReferenceNetwork
 from tests.contract import check_contract, make_layer, networks, step_in_blocks, table
 
@@ -261,11 +252,11 @@ def test_the_callers_floating_point_mode_is_untouched_and_does_not_matter():
         step = code.inttoptr(
             address, ir.FunctionType(VOID, [POINTER, POINTER, POINTER, INT]).as_pointer()
         )
-        before = _read_mode(code)
-        _write_mode(code, kind(odd))
+        before = code.read_mode()
+        code.write_mode(kind(odd))
         code.call(step, rest)
-        after = _read_mode(code)
-        _write_mode(code, before)
+        after = code.read_mode()
+        code.write_mode(before)
         code.ret(code.zext(after, INT) if target.x86 else after)
         return str(module)
 

@@ -16,8 +16,9 @@ import numpy as np
 from llvmlite import ir
 
 from rtconv.model.layers import Layer, multiply_adds_per_sample
-from rtconv.stream.codegen import FLOAT, INT, POINTER, VOID, Code, Target
 from rtconv.stream.compiled import CompiledNetwork, host_target, load_functions
+from rtconv.stream.instructions import FLOAT, INT, POINTER, VOID, Code
+from rtconv.stream.layout import Target
 
 BLOCKSIZES = (1, 16, 64, 256, 1024)
 #: Block size of the row called offline: a file at once.

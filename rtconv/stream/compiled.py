@@ -30,8 +30,8 @@ import platformdirs
 from rtconv.errors import RtconvError
 from rtconv.files import atomic_path
 from rtconv.model.layers import Layer, check_cascade
-from rtconv.stream import codegen
-from rtconv.stream.codegen import ALIGNMENT, Layout, Target
+from rtconv.stream.codegen import network_module
+from rtconv.stream.layout import Layout, Target
 
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _loaded: dict[str, tuple[llvm.ExecutionEngine, dict[str, int]]] = {}  # code lives with the process
@@ -106,10 +106,12 @@ def load_functions(
     digest = hashlib.sha256("\n".join(words).encode()).hexdigest()
     with _loading:
         if digest not in _loaded:
-            code = _read_cached(digest)
+            folder = _cache_folder()
+            code = _read_cached(folder / f"{digest}.o") if folder else None
             if code is None:
                 code = compile_object(build(), target)
-                _write_cached(digest, code)
+                if folder:
+                    _write_cached(folder / f"{digest}.o", code)
             _loaded[digest] = _link(code, names, target)
         return dict(_loaded[digest][1])
 
@@ -146,29 +148,27 @@ def _cache_folder() -> Path | None:
     return folder
 
 
-def _read_cached(digest: str) -> bytes | None:
-    folder = _cache_folder()
-    if folder is None:
-        return None
+def _read_cached(path: Path) -> bytes | None:
+    """The object file at `path`, or None when there is none or it is damaged."""
     try:
-        content = (folder / f"{digest}.o").read_bytes()
+        content = path.read_bytes()
     except OSError:
         return None
     checksum, code = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
     return code if hashlib.sha256(code).digest() == checksum else None
 
 
-def _write_cached(digest: str, code: bytes) -> None:
-    folder = _cache_folder()
-    if folder is not None:
-        with suppress(RtconvError), atomic_path(folder / f"{digest}.o") as path:
-            path.write_bytes(hashlib.sha256(code).digest() + code)
+def _write_cached(path: Path, code: bytes) -> None:
+    with suppress(RtconvError), atomic_path(path) as temporary:
+        temporary.write_bytes(hashlib.sha256(code).digest() + code)
 
 
 @cache
 def _generator_version() -> str:
-    """A digest of the program that writes the IR: another program, another object."""
-    return hashlib.sha256(Path(codegen.__file__).read_bytes()).hexdigest()
+    """A digest of the programs that write the IR: another program, another object."""
+    names = ("codegen.py", "instructions.py", "layout.py")
+    programs = (Path(__file__).with_name(name).read_bytes() for name in names)
+    return hashlib.sha256(b"".join(programs)).hexdigest()
 
 
 _STEP = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, ctypes.c_int64)
@@ -215,17 +215,13 @@ class CompiledNetwork:
         self.channels, self.outputs = layout.channels, layout.outputs
         functions = load_functions(
             f"network {_generator_version()} {layout.places}",
-            lambda: str(codegen.network_module(layout)),
+            lambda: str(network_module(layout)),
             ("step", "reset"),
             target,
         )
         self.step_address, self.reset_address = functions["step"], functions["reset"]
         self._step, self._reset = _STEP(self.step_address), _RESET(self.reset_address)
-        memory = np.empty(layout.size + ALIGNMENT, np.uint8)
-        begin = -memory.ctypes.data % ALIGNMENT
-        self.state = memory[begin : begin + layout.size]
-        self.state.fill(0)  # touches every page, so that the audio callback does not have to
-        layout.fill(self.state, layers)
+        self.state = layout.new_state()
         self._state_address = self.state.ctypes.data
 
     def reset(self) -> None:
