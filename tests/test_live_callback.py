@@ -8,8 +8,9 @@ import pytest
 
 from rtconv.live.callback import INPUT_OVERFLOW, callback_address, callback_module
 from rtconv.live.ring import Ring
-from rtconv.stream.codegen import Layout, network_module
+from rtconv.stream.codegen import network_module
 from rtconv.stream.compiled import CompiledNetwork, compile_object, host_target
+from rtconv.stream.layout import Layout
 from tests.contract import table
 
 PaStreamCallback = ctypes.CFUNCTYPE(

@@ -27,8 +27,9 @@ from llvmlite import ir
 
 from rtconv.live import layout
 from rtconv.live.layout import BLOCK, CONTROL, LANE
-from rtconv.stream.codegen import FLOAT, INT, POINTER, Code, Target
 from rtconv.stream.compiled import host_target, load_functions
+from rtconv.stream.instructions import FLOAT, INT, POINTER, Code
+from rtconv.stream.layout import Target
 
 #: PortAudio's callback flags.
 INPUT_UNDERFLOW, INPUT_OVERFLOW = 1, 2

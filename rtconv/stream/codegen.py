@@ -236,9 +236,9 @@ def _cells(panel: Panel, times: int) -> list[tuple[int, int, int]]:
 def network_module(layout: Layout) -> ir.Module:
     """The code of a network.
 
-    Two functions can be called from C. `step` neither allocates nor locks nor
-    calls the system; it works with denormals flushed to zero and gives the
-    caller's floating-point mode back::
+    Two functions can be called from C; x is (frames, channels) and scores is
+    (frames, outputs). `step` neither allocates nor locks nor calls the system;
+    it flushes denormals to zero and gives the caller's floating-point mode back::
 
         void step(void *state, const float *x, float *scores, int64_t frames);
         void reset(void *state);
@@ -260,24 +260,17 @@ def network_module(layout: Layout) -> ir.Module:
             layers[place.kernel] = writer.function
     tile = ir.Function(module, ir.FunctionType(VOID, [POINTER] * 3 + [INT]), "tile")
     tile.linkage = "internal"
-    _write_tile(Code(tile, layout.target), layout, layers, *tile.args)
+    _write_tile(Code(tile, layout.target), layout, layers)
     step = ir.Function(module, tile.ftype, "step")
-    _write_step(Code(step, layout.target), layout, tile, *step.args)
+    _write_step(Code(step, layout.target), layout, tile)
     reset = ir.Function(module, ir.FunctionType(VOID, [POINTER]), "reset")
-    _write_reset(Code(reset, layout.target), layout, *reset.args)
+    _write_reset(Code(reset, layout.target), layout)
     return module
 
 
-def _write_step(
-    code: Code,
-    layout: Layout,
-    tile: ir.Function,
-    state: ir.Value,
-    x: ir.Value,
-    scores: ir.Value,
-    frames: ir.Value,
-) -> None:
+def _write_step(code: Code, layout: Layout, tile: ir.Function) -> None:
     """Any number of frames, tile by tile."""
+    state, x, scores, frames = code.function.args
     mode = code.read_mode()
     code.flush_denormals()
 
@@ -293,17 +286,9 @@ def _write_step(
     code.ret_void()
 
 
-def _write_tile(
-    code: Code,
-    layout: Layout,
-    layers: dict[Kernel, ir.Function],
-    state: ir.Value,
-    x: ir.Value,
-    scores: ir.Value,
-    frames: ir.Value,
-) -> None:
+def _write_tile(code: Code, layout: Layout, layers: dict[Kernel, ir.Function]) -> None:
     """Up to `TILE` frames through all layers."""
-    rows = frames
+    state, x, scores, rows = code.function.args
     source = _append(code, state, layout.places[0], rows)
     code.copy(source, x, code.mul(rows, INT(layout.places[0].row)))
     for place, following in zip(layout.places, [*layout.places[1:], None], strict=True):
@@ -320,7 +305,7 @@ def _write_tile(
         parts = [code.at(state, part) for part in (place.weights, place.bias, place.offsets)]
         code.call(layers[place.kernel], [newest, source, *parts, rows])
     if layout.hop > 1:
-        _hold(code, layout, state, scores, frames, rows)
+        _hold(code, layout, rows)
     code.ret_void()
 
 
@@ -346,15 +331,9 @@ def _stride(code: Code, phase: ir.Value, rows: ir.Value, strides: int) -> tuple[
     return skip, outputs
 
 
-def _hold(
-    code: Code,
-    layout: Layout,
-    state: ir.Value,
-    scores: ir.Value,
-    frames: ir.Value,
-    rows: ir.Value,
-) -> None:
-    """One row of scores per frame: row 0 of `held` is the last one, new ones follow."""
+def _hold(code: Code, layout: Layout, rows: ir.Value) -> None:
+    """One row of scores per frame: row 0 of `held` is the last one, `rows` new ones follow."""
+    state, _, scores, frames = code.function.args
     held, row = code.at(state, layout.held), 4 * layout.outputs
     wait, _ = _stride(code, state, frames, layout.hop)
     lead = code.sub(INT(layout.hop), wait)
@@ -369,8 +348,9 @@ def _hold(
     code.copy(held, code.at(held, code.mul(rows, INT(row))), row)
 
 
-def _write_reset(code: Code, layout: Layout, state: ir.Value) -> None:
+def _write_reset(code: Code, layout: Layout) -> None:
     """Forget all past samples; the weights stay."""
+    (state,) = code.function.args
     code.clear(state, layout.header)
     code.clear(code.at(state, layout.held), 4 * layout.outputs)
     for place in layout.places:

@@ -8,14 +8,12 @@ is kept in the user's cache folder, and is loaded into the process::
                                                  none     |
                                                  '-> IR --' compiled once, 0.1 to 1 s
 
-`load_functions` does this for any IR; `CompiledNetwork` is a network with its
-state.
+`load_functions` does this for any IR; `CompiledNetwork` is a network with its state.
 """
 
 import ctypes
 import hashlib
 import os
-import stat
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -33,7 +31,6 @@ from rtconv.model.layers import Layer, check_cascade
 from rtconv.stream.codegen import network_module
 from rtconv.stream.layout import Layout, Target
 
-_DIGEST_SIZE = hashlib.sha256().digest_size
 _loaded: dict[str, tuple[llvm.ExecutionEngine, dict[str, int]]] = {}  # code lives with the process
 _loading = threading.Lock()
 
@@ -68,7 +65,7 @@ def compile_object(ir_text: str, target: Target) -> bytes:
     module.verify()
     machine = _machine(target)
     options = llvm.create_pipeline_tuning_options(speed_level=2)
-    # the vectors are chosen already, and the loops are long or short on purpose
+    # vectors are chosen already, and loops are long or short on purpose
     options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
@@ -80,14 +77,14 @@ def load_functions(
 ) -> dict[str, int]:
     """Functions of LLVM IR in memory, compiled only when the cache has no object for them.
 
-    They stay as long as the process lives, so their addresses may be handed to
-    C. Several threads and processes may load the same code at the same time.
+    They stay as long as the process lives, so C may have their addresses.
+    Several threads and processes may load the same code at the same time.
 
     Parameters
     ----------
     key : str
-        Says everything that the IR depends on: equal keys, equal IR. The
-        processor and the version of LLVM are added here.
+        Says what the IR depends on: equal keys, equal IR. The processor, the
+        version of LLVM and the programs beside this one are added here.
     build : callable
         Gives the text of the IR; only called when it has to be compiled.
     names : sequence of str
@@ -102,7 +99,8 @@ def load_functions(
         The address of each function.
     """
     target = target or host_target()
-    words = (key, repr(target), llvmlite.__version__, repr(llvm.llvm_version_info))
+    versions = (_generator_version(), llvmlite.__version__, llvm.llvm_version_info)
+    words = (key, repr(target), repr(versions))
     digest = hashlib.sha256("\n".join(words).encode()).hexdigest()
     with _loading:
         if digest not in _loaded:
@@ -111,8 +109,15 @@ def load_functions(
             if code is None:
                 code = compile_object(build(), target)
                 if folder:
-                    _write_cached(folder / f"{digest}.o", code)
-            _loaded[digest] = _link(code, names, target)
+                    with suppress(RtconvError), atomic_path(folder / f"{digest}.o") as path:
+                        path.write_bytes(hashlib.sha256(code).digest() + code)
+            llvm.initialize_native_target()
+            llvm.initialize_native_asmprinter()
+            engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target))
+            engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+            engine.finalize_object()
+            addresses = {name: engine.get_function_address(name) for name in names}
+            _loaded[digest] = engine, addresses
         return dict(_loaded[digest][1])
 
 
@@ -120,17 +125,6 @@ def _machine(target: Target) -> llvm.TargetMachine:
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="jitdefault"
     )
-
-
-def _link(
-    code: bytes, names: Sequence[str], target: Target
-) -> tuple[llvm.ExecutionEngine, dict[str, int]]:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target))
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    return engine, {name: engine.get_function_address(name) for name in names}
 
 
 def _cache_folder() -> Path | None:
@@ -141,10 +135,8 @@ def _cache_folder() -> Path | None:
         status = folder.stat()
     except OSError:
         return None
-    if os.name == "posix":
-        foreign = status.st_uid != os.geteuid()
-        if foreign or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return None  # machine code from there would run with this user's rights
+    if os.name == "posix" and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+        return None  # machine code from there would run with this user's rights
     return folder
 
 
@@ -154,13 +146,8 @@ def _read_cached(path: Path) -> bytes | None:
         content = path.read_bytes()
     except OSError:
         return None
-    checksum, code = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
+    checksum, code = content[:32], content[32:]
     return code if hashlib.sha256(code).digest() == checksum else None
-
-
-def _write_cached(path: Path, code: bytes) -> None:
-    with suppress(RtconvError), atomic_path(path) as temporary:
-        temporary.write_bytes(hashlib.sha256(code).digest() + code)
 
 
 @cache
@@ -193,12 +180,10 @@ class CompiledNetwork:
     channels, outputs : int
         Channels of the input and number of scores.
     state : ndarray, uint8
-        Everything the machine code reads and writes. Keep the network alive
-        while C uses it.
+        All that the machine code reads and writes; it lives as long as the network.
     step_address : int
-        Of ``void step(void *state, const float *x, float *scores, int64_t frames)``;
-        x is (frames, channels), scores is (frames, outputs). It neither
-        allocates nor locks nor calls the system.
+        Of ``void step(void *state, const float *x, float *scores, int64_t frames)``, as
+        `rtconv.stream.codegen.network_module` describes it.
     reset_address : int
         Of ``void reset(void *state)``.
 
@@ -214,7 +199,7 @@ class CompiledNetwork:
         layout = Layout(layers, target)
         self.channels, self.outputs = layout.channels, layout.outputs
         functions = load_functions(
-            f"network {_generator_version()} {layout.places}",
+            f"network {layout.places}",
             lambda: str(network_module(layout)),
             ("step", "reset"),
             target,
