@@ -18,6 +18,8 @@ from rtconv.errors import RtconvError
 if TYPE_CHECKING:
     from rtconv.config import Config as Config
     from rtconv.config import load_config as load_config
+    from rtconv.evaluation.quality import Evaluation as Evaluation
+    from rtconv.evaluation.quality import evaluate as evaluate
     from rtconv.evaluation.replay import replay as replay
     from rtconv.live.engine import listen as listen
     from rtconv.stream.detector import Detector as Detector
@@ -35,6 +37,8 @@ _HOMES = {
     "Event": "rtconv.stream.events",
     "EventPicker": "rtconv.stream.events",
     "replay": "rtconv.evaluation.replay",
+    "evaluate": "rtconv.evaluation.quality",
+    "Evaluation": "rtconv.evaluation.quality",
     "listen": "rtconv.live.engine",
     "train": "rtconv.training.trainer",
     "convert": "rtconv.training.convert",

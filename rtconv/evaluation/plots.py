@@ -97,7 +97,8 @@ def plot_detection(
     _save(figure, path)
 
 
-def _figure(rows: int, title: str, sharex: bool = False) -> tuple[Any, Any]:
+def empty_figure(width: float, height: float) -> Any:
+    """A matplotlib Figure of that size in inches, which draws without a display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -105,8 +106,13 @@ def _figure(rows: int, title: str, sharex: bool = False) -> tuple[Any, Any]:
         raise RtconvError(
             "plots need matplotlib, install it with: pip install 'rtconv[train]'"
         ) from None
-    figure = Figure(figsize=(9, 1.2 + 2.2 * rows), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _figure(rows: int, title: str, sharex: bool = False) -> tuple[Any, Any]:
+    figure = empty_figure(9, 1.2 + 2.2 * rows)
     figure.suptitle(title)
     axes = figure.subplots(rows, 1, sharex=sharex, squeeze=False)[:, 0]
     for axis in axes:
