@@ -82,6 +82,20 @@ def _options(
 
 
 @app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Where its files go.")
+    ] = Path("demo"),
+) -> None:
+    """The main job without hardware: train, convert, replay a recording, show the events."""
+    from rtconv.demo import describe_demo, run_demo
+
+    with training_progress() as progress:
+        result = run_demo(output, progress, note)
+    print(describe_demo(result, output))
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
     output: OutputOption = None,
