@@ -36,6 +36,11 @@ FLOOR_DB = -60.0
 L1_LIMIT = 1_000_000
 
 
+def fir_layer(taps: np.ndarray) -> Layer:
+    """A filter as a layer; ``taps[0]`` meets the newest sample."""
+    return Layer(_float32(taps)[:, np.newaxis], kernel_size=len(taps))
+
+
 def matched_filter(pattern: np.ndarray) -> list[Layer]:
     """The time-reversed pattern: ``h[j] = s[L-1-j] / sum(s^2)``.
 
@@ -51,7 +56,7 @@ def matched_filter(pattern: np.ndarray) -> list[Layer]:
     list of Layer
     """
     pattern = _pattern(pattern)
-    return [_fir(pattern[::-1] / (pattern @ pattern))]
+    return [fir_layer(pattern[::-1] / (pattern @ pattern))]
 
 
 def whitened_matched_filter(
@@ -77,7 +82,7 @@ def whitened_matched_filter(
     """
     whitening = whitening_filter(backgrounds, order)
     whitened = np.convolve(_pattern(pattern), whitening)[: len(pattern)]
-    return [_fir(whitening), *matched_filter(whitened)]
+    return [fir_layer(whitening), *matched_filter(whitened)]
 
 
 def wiener_filter(
@@ -119,7 +124,7 @@ def wiener_filter(
     reversed_pattern = np.zeros(kernel_size)
     reversed_pattern[:length] = pattern[::-1][:kernel_size]
     taps = solve_toeplitz(column, reversed_pattern)
-    return [_fir(taps / (taps @ reversed_pattern))]
+    return [fir_layer(taps / (taps @ reversed_pattern))]
 
 
 def l1_filter(
@@ -150,7 +155,7 @@ def l1_filter(
     target, weights = np.zeros(len(x)), np.ones(len(x))
     target[len(pattern) - 1] = 1
     weights[len(pattern) - 1] = len(x)
-    return [_fir(l1_optimum(x, target, kernel_size, weights=weights)[0])]
+    return [fir_layer(l1_optimum(x, target, kernel_size, weights=weights)[0])]
 
 
 def l1_optimum(
@@ -247,7 +252,7 @@ def normalised_correlation(
     if backgrounds:
         taps = whitening_filter(backgrounds, order)
         pattern = np.convolve(pattern, taps)[: len(pattern)]
-        whitening = [_fir(taps)]
+        whitening = [fir_layer(taps)]
     energy = pattern @ pattern
     length = next_fast_len(len(pattern))
     # A floor of energy 1 lies far above LOG_FLOOR, so that silence scores 0.
@@ -384,10 +389,6 @@ def _pattern(pattern: np.ndarray) -> np.ndarray:
     if not pattern.any():
         raise RtconvError("the pattern is silent, give a recording with sound")
     return pattern
-
-
-def _fir(taps: np.ndarray) -> Layer:
-    return Layer(_float32(taps)[:, np.newaxis], kernel_size=len(taps))
 
 
 def _float32(values: object) -> np.ndarray:
