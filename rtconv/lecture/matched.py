@@ -8,6 +8,10 @@ With the noise variance v, the pattern's energy E and a filter that answers the 
 with a at its end, the output SNR is ``a^2 / (v sum(h^2))``, for the matched filter
 ``E / v``. At the false-alarm rate P of one sample the detection rate is
 ``Q(Q^-1(P) - sqrt(output SNR))``, with the tail Q of the normal distribution.
+
+What the narrow peak is good for is to tell overlapping patterns apart. In white noise
+it does not locate a single one better: there the matched filter's peak is the most
+likely position, and the simulation agrees.
 """
 
 from collections.abc import Mapping
@@ -73,6 +77,13 @@ def _falling(side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return -side[:length], np.arange(length)
 
 
+def valley(h: np.ndarray) -> float:
+    """Depth of the valley between the peaks of two ramps two samples apart, 0 to 1."""
+    y = np.convolve(h, PATTERN + np.roll(PATTERN, -2))
+    peak = len(PATTERN) - 1
+    return float(1 - y[peak - 1] / min(y[peak - 2], y[peak]))
+
+
 def detection_rate(snr: np.ndarray | float) -> np.ndarray:
     """What theory says, for an output SNR as a ratio."""
     return norm.sf(norm.isf(FALSE_ALARM_RATE) - np.sqrt(snr))
@@ -98,7 +109,8 @@ def simulate(h: np.ndarray, snr: float) -> tuple[float, float, float]:
     """
     detector = ramp.detector_of([fir_layer(h)])
     sigma = np.sqrt(ENERGY / 10 ** (snr / 10))
-    noise = sigma * np.random.default_rng(1).normal(size=TRIALS * PERIOD)
+    rng = np.random.default_rng(round(snr))
+    noise = sigma * rng.normal(size=TRIALS * PERIOD)
     end = PERIOD // 2 + len(PATTERN) // 2
     period = np.zeros(PERIOD)
     period[end - len(PATTERN) + 1 : end + 1] = PATTERN
@@ -114,16 +126,24 @@ def run(sheet: Sheet) -> dict[str, Any]:
     chosen = filters(ramp.read_weights(sheet))
     rates = {name: np.array([simulate(h, snr) for snr in SNRS]) for name, h in chosen.items()}
     print(f"\nWhite noise of variance 1, pattern of energy {ENERGY:.0f}:")
-    print("filter       output SNR   below matched   width at -3 dB   largest side lobe")
+    print("filter       output SNR   below matched   width at -3 dB   side lobe   valley")
     numbers: dict[str, Any] = {}
     for name, h in chosen.items():
         snr, width, lobe = output_snr(h), peak_width(h), side_lobe(h)
         loss = output_snr(chosen["matched"]) - snr
         lobe_text = f"{lobe:.1f} dB" if lobe > -119 else "none"
-        print(f"{name:11} {snr:8.1f} dB {loss:12.1f} dB {width:10.2f} samples {lobe_text:>19}")
+        print(
+            f"{name:11}{snr:8.1f} dB{loss:12.1f} dB{width:10.2f} samples"
+            f"{lobe_text:>12}{valley(h):9.2f}"
+        )
         numbers |= {f"{name} snr": snr, f"{name} width": width, f"{name} side lobe": lobe}
-    for column, text in enumerate(("ramps detected", "ramps located at their sample")):
-        print(f"\nShare of {text} (false-alarm rate {FALSE_ALARM_RATE:g} per sample):")
+        numbers |= {f"{name} valley": valley(h)}
+    titles = (
+        f"ramps detected, at {FALSE_ALARM_RATE:g} false alarms per sample",
+        "ramps whose largest score is at the right sample",
+    )
+    for column, title in enumerate(titles):
+        print(f"\nShare of {title}:")
         print(f"{'E / v':11}" + "".join(f"{snr:5.0f} dB" for snr in SNRS))
         for name, rate in rates.items():
             print(f"{name:11}" + "".join(f"{r:8.3f}" for r in rate[:, column]))
@@ -133,7 +153,7 @@ def run(sheet: Sheet) -> dict[str, Any]:
     print(f"\nMatched filter, simulation against theory: at most {deviation:.4f} apart")
     print(f"False-alarm rates: {false_alarms.min():.5f} to {false_alarms.max():.5f}")
     _draw_filters(sheet, chosen)
-    _draw_rates(sheet, rates)
+    _draw_rates(sheet, chosen, rates)
     return (
         numbers
         | {
@@ -141,7 +161,7 @@ def run(sheet: Sheet) -> dict[str, Any]:
             "false alarms min": float(false_alarms.min()),
             "false alarms max": float(false_alarms.max()),
         }
-        | {f"{name} detected": list(rate[:, 0]) for name, rate in rates.items()}
+        | {f"{name} detected": rate[:, 0].tolist() for name, rate in rates.items()}
     )
 
 
@@ -158,16 +178,21 @@ def _draw_filters(sheet: Sheet, chosen: Mapping[str, np.ndarray]) -> None:
         bottom.legend()
 
 
-def _draw_rates(sheet: Sheet, rates: Mapping[str, np.ndarray]) -> None:
+def _draw_rates(
+    sheet: Sheet, chosen: Mapping[str, np.ndarray], rates: Mapping[str, np.ndarray]
+) -> None:
     fine = np.linspace(SNRS[0], SNRS[-1], 200)
     with sheet.figure("matched_rates", rows=3, height=2.2, sharex=True) as axes:
-        axes[0].plot(fine, detection_rate(10 ** (fine / 10)), "k-", label="matched, theory")
         for (name, rate), marker in zip(rates.items(), "os^x", strict=True):
-            options = {"marker": marker, "fillstyle": "none", "label": name, "linewidth": 0.8}
-            for axis, column in zip(axes, rate.T, strict=True):
-                axis.plot(SNRS, column, **options)
-        axes[0].set(title="Ramps detected", ylabel="share")
-        axes[1].set(title="Ramps located at their sample", ylabel="share")
+            options = {"marker": marker, "fillstyle": "none", "linewidth": 0.8, "label": name}
+            loss = output_snr(chosen["matched"]) - output_snr(chosen[name])
+            theory = axes[0].plot(fine, detection_rate(10 ** ((fine - loss) / 10)), linewidth=0.8)
+            colour = theory[0].get_color()
+            axes[0].plot(SNRS, rate[:, 0], **options | {"linestyle": "", "color": colour})
+            axes[1].plot(SNRS, rate[:, 1], **options)
+            axes[2].plot(SNRS, rate[:, 2], **options)
+        axes[0].set(title="Ramps detected: theory (lines) and simulation", ylabel="share")
+        axes[1].set(title="Ramps whose largest score is at the right sample", ylabel="share")
         axes[2].set(title="False alarms in noise alone", ylabel="share of samples")
         axes[2].set(
             xlabel="pattern energy over noise variance (dB)", ylim=(0, 2 * FALSE_ALARM_RATE)
