@@ -327,6 +327,29 @@ def bench(
         print(format_benchmark(name, samplerate, peak, speeds, as_json), flush=True)
 
 
+@app.command()
+def lecture(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Default: list them.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the figures there.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show the figures on the screen.")] = False,
+) -> None:
+    """Run one of the lecture's experiments, or list them."""
+    from rtconv.lecture import EXPERIMENTS, run
+    from rtconv.lecture.sheet import Sheet
+
+    if name is None:
+        for key, sentence in EXPERIMENTS.items():
+            print(f"{key:12} {sentence}")
+        return
+    sheet = Sheet(plot, show)
+    run(name, sheet)
+    sheet.wait()
+
+
 def parse_channel(text: str) -> Any:
     """Channel number (0 is the mean) or 'all'."""
     if text == "mean":
