@@ -336,6 +336,20 @@ def lecture(
         Path | None, typer.Option(metavar="DIR", help="Write the figures there.")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Show the figures on the screen.")] = False,
+    play: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME", help="live: write the chirps, or play them on an output."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME|N", help="live: the input to listen to.")
+    ] = None,
+    duration: Annotated[float | None, typer.Option(min=0, help="live: seconds.")] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="live: chirp, matched, filterbank, ramp or a detector file."),
+    ] = None,
 ) -> None:
     """Run one of the lecture's experiments, or list them."""
     from rtconv.lecture import EXPERIMENTS, run
@@ -345,8 +359,12 @@ def lecture(
         for key, sentence in EXPERIMENTS.items():
             print(f"{key:12} {sentence}")
         return
+    options = {"play": play, "device": device, "duration": duration, "detector": detector}
+    options = {key: value for key, value in options.items() if value is not None}
+    if options and name != "live":
+        raise typer.BadParameter(f"--{next(iter(options))} belongs to the experiment live")
     sheet = Sheet(plot, show)
-    run(name, sheet)
+    run(name, sheet, **options)
     sheet.wait()
 
 

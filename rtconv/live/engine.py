@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from rtconv.errors import RtconvError
 from rtconv.live.gaps import GapFinder, Loss, Piece
 from rtconv.live.source import Channel, Source
@@ -35,6 +37,7 @@ def listen(
     channel: Channel = 1,
     duration: float | None = None,
     on_message: Callable[[str], None] | None = None,
+    on_scores: Callable[[np.ndarray], None] | None = None,
 ) -> "LiveDetector":
     """Listen to a sound device.
 
@@ -55,13 +58,16 @@ def listen(
         Seconds of the stream's clock, after which it ends by itself.
     on_message : callable, optional
         Is told, in another thread, what happens to the device.
+    on_scores : callable, optional
+        Is given, in another thread, the scores as they come, (frames, columns),
+        float32; with several channels the columns of the first come first.
 
     Returns
     -------
     LiveDetector
         Use it in a ``with`` statement; entering opens the device.
     """
-    return LiveDetector(detector, device, blocksize, channel, duration, on_message)
+    return LiveDetector(detector, device, blocksize, channel, duration, on_message, on_scores)
 
 
 class LiveDetector:
@@ -83,6 +89,7 @@ class LiveDetector:
         channel: Channel,
         duration: float | None,
         on_message: Callable[[str], None] | None,
+        on_scores: Callable[[np.ndarray], None] | None,
     ) -> None:
         if blocksize < 1:
             raise RtconvError(f"blocksize is {blocksize}, it must be at least 1")
@@ -91,6 +98,7 @@ class LiveDetector:
         self._open = lambda: Source(detector.model, device, blocksize, channel)
         self._end = None if duration is None else round(duration * detector.samplerate)
         self._tell = on_message or (lambda message: None)
+        self._show = on_scores or (lambda scores: None)
         self._records: queue.Queue[Event | Gap] = queue.Queue(QUEUE_SIZE)
         self._finished = threading.Event()
         self._stop = threading.Event()
@@ -195,6 +203,7 @@ class LiveDetector:
         if self._end is not None:
             left = self._end - self._tracker.position
             scores = [columns[:left] for columns in scores]
+        self._show(np.concatenate(scores, axis=1))
         for event in self._tracker.push(scores):
             self._put(event)
         if self._end is not None and self._tracker.position >= self._end:
