@@ -74,7 +74,7 @@ def main():
     for sensitivity, found in zip(SENSITIVITIES, porcupine(path, keyword), strict=True):
         results[f"porcupine {sensitivity}"] = np.array(found, np.int64)
     try:
-        results["microwakeword"], results["microwakeword hop"] = micro_wake_word(path, keyword)
+        results["microwakeword"], results["microwakeword_hop"] = micro_wake_word(path, keyword)
     except ValueError:
         print(f"microWakeWord has no model of {keyword}", file=sys.stderr)
     np.savez(out, **results)

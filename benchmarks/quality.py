@@ -1,0 +1,475 @@
+"""How good the detectors are that a few recordings give, beside other keyword detectors.
+
+Everything is measured on labelled streams of hours that `rtconv mix` makes: the
+same stream, the same one-to-one counting and the same event picker for all. What
+a detector was trained or calibrated on is in no stream: recordings are split by
+number (neighbouring numbers are often one speaker), backgrounds by package.
+
+    python benchmarks/quality.py --keywords DIR --sounds DIR --work DIR
+        [--peers PYTHON] [--seeds 3] [--only TASK ...] [--table docs/quality.md]
+
+`--keywords` holds ``alexa/*.flac`` and ``view_glass/*.flac``, `--sounds` the
+unpacked Debian packages, `--work` keeps streams, detectors and results: what is
+there is not made again. `--peers` is a Python environment with Porcupine and
+microWakeWord, see `benchmarks/peers.py`. `--table` writes the tables into the
+marked place of a document, and the plots beside it.
+"""
+
+import argparse
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+import rtconv
+from rtconv.audio import audio_info, read_audio
+from rtconv.errors import RtconvError
+from rtconv.evaluation.matching import match_events
+from rtconv.evaluation.measures import (
+    Counts,
+    OperatingPoint,
+    Scored,
+    describe_rate,
+    detection_error_tradeoff,
+    operating_point,
+)
+from rtconv.evaluation.mixture import find_occurrences, load_mixture, write_mixture
+from rtconv.evaluation.plots import empty_figure
+from rtconv.evaluation.report import describe_misses
+from rtconv.evaluation.trace import ScoreTrace
+from rtconv.labels import read_labels
+from rtconv.model.detector import Model, Output
+from rtconv.stream.detector import Detector
+from rtconv.training.closed_form import closed_form
+
+#: Packages whose speech, music and noises are for training, and for the streams.
+TRAINING_BACKGROUNDS = [
+    "asterisk-core-sounds-en-wav/**/*.wav",
+    "asterisk-core-sounds-es-wav/**/*.wav",
+    "fillets-ng-data-cs/**/*.ogg",
+    "warzone2100-music/**/legacy_soundtrack/*.opus",
+    "minetest-data/**/*.ogg",
+]
+TEST_BACKGROUNDS = [
+    "asterisk-core-sounds-fr-wav/**/*.wav",
+    "asterisk-core-sounds-it-wav/**/*.wav",
+    "asterisk-moh-opsound-wav/**/*.wav",
+    "warzone2100-music/**/aftermath_soundtrack/*.opus",
+    "warzone2100-music/**/original_soundtrack/*.opus",
+]
+#: Recordings of a keyword, in the order of their numbers: the first are for training, the last
+#: for the streams.
+TRAINING_WORDS, TEST_WORDS = 200, 110
+#: One recording each.
+FIXED = {
+    "bell": "sound-theme-freedesktop/**/bell.oga",
+    "complete": "sound-theme-freedesktop/**/complete.oga",
+    "information": "sound-theme-freedesktop/**/dialog-information.oga",
+}
+#: A snare drum: takes for training, takes for the stream.
+DRUM = "hydrogen-drumkits/**/Millo_MultiLayered3/sd_*.*"
+DRUM_TRAINING = 5
+#: Seconds by which an event may be off the label's end. Other detectors decide
+#: later than ours, so that theirs count in a wide collar.
+KEYWORD_COLLAR, FIXED_COLLAR = 0.75, 0.1
+WISH = 1.0
+
+
+def main():
+    arguments = parse_arguments()
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    tasks = {"keyword": keyword, "fixed": fixed, "drum": drum}
+    results = {name: tasks[name](arguments, work) for name in arguments.only or tasks}
+    text = "\n\n".join(results.values())
+    print(text)
+    if arguments.table:
+        insert(arguments.table, results)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--keywords", type=Path, required=True)
+    parser.add_argument("--sounds", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--peers", type=Path, help="Python with Porcupine and microWakeWord")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--numbers", type=int, nargs="*", default=[200, 50, 10])
+    parser.add_argument("--only", nargs="*", choices=["keyword", "fixed", "drum"])
+    parser.add_argument("--table", type=Path)
+    return parser.parse_args()
+
+
+# Keyword
+
+
+def keyword(arguments, work):
+    """The word "alexa" from 10, 50 and 200 recordings, at full and at telephone bandwidth."""
+    words = readable(arguments.keywords / "alexa")
+    others = readable(arguments.keywords / "view_glass")
+    streams = {}
+    for name, samplerate in (("16 kHz", 16000), ("8 kHz", 8000)):
+        streams[name] = stream(
+            work / f"alexa-{samplerate}.flac",
+            {
+                "samplerate": samplerate,
+                "positives": {"alexa": words[-TEST_WORDS:]},
+                "backgrounds": paths(arguments.sounds, TEST_BACKGROUNDS),
+                "per_hour": 100,
+                "snr_db": [10],
+            },
+        )
+    rows, curves = [], {}
+    for number in arguments.numbers:
+        for seed in range(arguments.seeds):
+            chosen = random.Random(seed).sample(words[:TRAINING_WORDS], number)
+            detector, minutes = trained(
+                work / f"alexa-{number}-{seed}",
+                {
+                    "name": "alexa",
+                    "samplerate": 16000,
+                    "network": {"preset": "keyword"},
+                    "training": {
+                        "positives": chosen,
+                        "negatives": others[:TRAINING_WORDS],
+                        "backgrounds": paths(arguments.sounds, TRAINING_BACKGROUNDS),
+                        "seed": seed,
+                    },
+                    "detection": {"false_alarms_per_hour": WISH, "refractory": 1.0},
+                },
+            )
+            for name, path in streams.items():
+                curve, own, at_wish = evaluated(detector, path, KEYWORD_COLLAR)
+                curves[name, f"ours, {number} recordings, seed {seed}"] = curve
+                rows.append((name, f"ours, {number}", at_wish, own, minutes))
+    if arguments.peers:
+        for name, path in streams.items():
+            for peer, (curve, own, at_wish) in peers(arguments.peers, path, "alexa").items():
+                curves[name, peer] = curve
+                rows.append((name, peer, at_wish, own, None))
+    if arguments.table:
+        plot_curves(curves, arguments.table.parent / "quality-alexa.png")
+    return keyword_table(rows)
+
+
+def keyword_table(rows):
+    lines = [
+        "| stream | detector | misses at 1 false alarm/h | at its own threshold | minutes |",
+        "|---|---|---|---|---|",
+    ]
+    for stream_name, detector in dict.fromkeys((row[0], row[1]) for row in rows):
+        same = [row for row in rows if row[:2] == (stream_name, detector)]
+        misses = spread_text([row[2].miss_rate for row in same])
+        own = "; ".join(own_text(row[3]) for row in same if row[3])
+        minutes = ", ".join(f"{row[4]:.0f}" for row in same if row[4] is not None)
+        lines.append(f"| {stream_name} | {detector} | {misses} | {own} | {minutes} |")
+    return "\n".join(lines)
+
+
+# Fixed sounds
+
+
+def fixed(arguments, work):
+    """Three sounds, one recording each: exact copies in noise, and in rooms at other speeds."""
+    files = {name: paths(arguments.sounds, [pattern]) for name, pattern in FIXED.items()}
+    common = {
+        "samplerate": 16000,
+        "positives": files,
+        "backgrounds": paths(arguments.sounds, TEST_BACKGROUNDS),
+        "hours": 1.4,
+        "per_hour": 300,
+        "snr_db": [-10, -5, 0, 5, 10],
+    }
+    varied = {"rooms": ["shoebox", "decay"], "speeds": [0.98, 0.99, 1.01, 1.02], "seed": 1}
+    streams = {
+        "exact": stream(work / "fixed-exact.flac", common),
+        "room and speed": stream(work / "fixed-varied.flac", {**common, **varied}),
+    }
+    rows = []
+    for name, recordings in files.items():
+        detectors = {
+            method: closed_detector(method, name, recordings, arguments, work)
+            for method in ("matched_filter", "whitened", "whitened_normalised")
+        }
+        for seed in range(arguments.seeds):
+            detectors[f"network, seed {seed}"], _ = trained(
+                work / f"fixed-{name}-{seed}",
+                {
+                    "name": name,
+                    "samplerate": 16000,
+                    "network": {"preset": "chime"},
+                    "training": {
+                        "positives": recordings,
+                        "backgrounds": paths(arguments.sounds, TRAINING_BACKGROUNDS),
+                        "seed": seed,
+                    },
+                    "detection": {"false_alarms_per_hour": WISH, "refractory": 0.5},
+                },
+            )
+        for stream_name, path in streams.items():
+            for detector_name, detector in detectors.items():
+                rows.append((stream_name, name, detector_name, evaluated_timing(detector, path)))
+    return timing_table(rows)
+
+
+def drum(arguments, work):
+    """A snare drum, takes that the detector has not heard, clean to 0 dB."""
+    takes = paths(arguments.sounds, [DRUM])
+    training, test = takes[:DRUM_TRAINING], takes[DRUM_TRAINING:]
+    path = stream(
+        work / "drum.flac",
+        {
+            "samplerate": 16000,
+            "positives": {"snare": test},
+            "backgrounds": paths(arguments.sounds, TEST_BACKGROUNDS),
+            "hours": 1.0,
+            "per_hour": 300,
+            "snr_db": [0, 10, 20, 30],
+        },
+    )
+    rows = []
+    detectors = {"whitened": closed_detector("whitened", "snare", training, arguments, work)}
+    for seed in range(arguments.seeds):
+        detectors[f"network, seed {seed}"], _ = trained(
+            work / f"drum-{seed}",
+            {
+                "name": "snare",
+                "samplerate": 16000,
+                "network": {"preset": "chime"},
+                "training": {
+                    "positives": training,
+                    "backgrounds": paths(arguments.sounds, TRAINING_BACKGROUNDS),
+                    "seed": seed,
+                },
+                "detection": {"false_alarms_per_hour": WISH, "refractory": 0.2},
+            },
+        )
+    for name, detector in detectors.items():
+        rows.append(("takes not heard", "snare", name, evaluated_timing(detector, path)))
+    return timing_table(rows)
+
+
+def timing_table(rows):
+    lines = [
+        "| stream | sound | detector | misses at 1 false alarm/h | by SNR | timing p95 (ms) | "
+        "at its own threshold |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for stream_name, sound, detector, (at_wish, by_snr, p95, own) in rows:
+        snr = ", ".join(f"{value} dB {100 * miss:.0f} %" for value, miss in by_snr.items())
+        timing = "–" if p95 is None else f"{1000 * p95:.2f}"
+        lines.append(
+            f"| {stream_name} | {sound} | {detector} | {describe_misses(at_wish)} | {snr} | "
+            f"{timing} | {'–' if own is None else own_text(own)} |"
+        )
+    return "\n".join(lines)
+
+
+# Making and measuring
+
+
+def stream(path, settings):
+    """The path of a stream, which is mixed if it is not there."""
+    if not path.exists():
+        config = path.with_suffix(".yaml")
+        config.write_text(yaml.safe_dump(jsonable(settings)))
+        labels = write_mixture(load_mixture(config), path)
+        note(f"{path.name}: {len(labels)} labels")
+    return path
+
+
+def trained(base, config):
+    """A detector and the minutes its training took; it is trained if it is not there.
+
+    In a process of its own, so that its time and its memory are its own.
+    """
+    config_path, seconds_path = base.with_suffix(".yaml"), base.with_suffix(".seconds")
+    detector = base.with_suffix(".safetensors")
+    if not detector.exists():
+        config_path.write_text(yaml.safe_dump(jsonable(config)))
+        note(f"training {base.name}")
+        start = time.monotonic()
+        with base.with_suffix(".log").open("w") as log:
+            subprocess.run(
+                [sys.executable, "-m", "rtconv", "train", config_path, "-o", base],
+                stdout=log, stderr=log, check=True,
+            )  # fmt: skip
+        seconds_path.write_text(f"{time.monotonic() - start:.0f}")
+    return rtconv.load(detector), float(seconds_path.read_text()) / 60
+
+
+def closed_detector(method, name, recordings, arguments, work):
+    """A matched filter from recordings and ten minutes of the training backgrounds."""
+    config = work / f"closed-{name}.yaml"
+    backgrounds = paths(arguments.sounds, TRAINING_BACKGROUNDS)
+    settings = {"samplerate": 16000, "positives": {name: recordings}, "backgrounds": backgrounds}
+    config.write_text(yaml.safe_dump(jsonable(settings)))
+    patterns = [
+        read_audio(found.path, 16000).mean(axis=1)[found.start : found.end]
+        for found in find_occurrences(load_mixture(config))
+    ]
+    sample = random.Random(0).sample(backgrounds, 40)
+    noise = [read_audio(path, 16000).mean(axis=1)[: 16000 * 15] for path in sample]
+    layers = closed_form(method, patterns, [x for x in noise if x.any()])
+    output = Output(
+        name=name, threshold=0.5, release=0.25, refractory=0.5, max_hold=1.0, decision="peak"
+    )
+    return Detector(Model(name, 16000, layers, [output]))
+
+
+def evaluated(detector, path, collar):
+    """DET curve, counts at the detector's own threshold and at `WISH`; kept beside the stream."""
+    evaluation = rtconv.evaluate(detector, [path], collar=collar)
+    output = evaluation.outputs[0]
+    return output.curve, output.counts, output.points[WISH].counts
+
+
+def evaluated_timing(detector, path):
+    """Counts at `WISH`, misses by SNR, p95 of the timing error there, and the counts at its own.
+
+    The error is taken from its median: where in a sound its end is, is a matter of definition.
+    """
+    evaluation = rtconv.evaluate(detector, [path], collar=FIXED_COLLAR)
+    point = evaluation.outputs[0].points[WISH]
+    at = Detector(rtconv.evaluation.replay.with_threshold(detector.model, point.threshold))
+    output = rtconv.evaluate(at, [path], collar=FIXED_COLLAR).outputs[0]
+    by_snr = {value: counts.miss_rate for value, counts in output.conditions["snr_db"].items()}
+    errors = np.array([hit.error for hit in output.hits])
+    p95 = float(np.percentile(np.abs(errors - np.median(errors)), 95)) if len(errors) else None
+    own = evaluation.outputs[0].counts if detector.model.certificate else None
+    return point.counts, by_snr, p95, own
+
+
+def peers(python, path, word):
+    """DET curve and counts of the other detectors, through our matching."""
+    kept = path.with_name(path.stem + "-peers.npz")
+    if not kept.exists():
+        note(f"other detectors on {path.name}")
+        program = Path(__file__).with_name("peers.py")
+        subprocess.run([python, program, path, word, kept], check=True)
+    results = np.load(kept)
+    info = audio_info(path)
+    ends = np.array([label.end for label in read_labels(path.with_suffix(".txt"))])
+    found = {"Porcupine 1.9.5": porcupine(results, ends, info.seconds / 3600)}
+    if "microwakeword" in results:
+        found["microWakeWord"] = micro_wake_word(results, ends, info.seconds)
+    return found
+
+
+def porcupine(results, ends, hours):
+    """Its sensitivities are its thresholds; 0.5 is its default."""
+    points = {}
+    for key in results:
+        if key.startswith("porcupine"):
+            matching = match_events(ends, results[key] / 16000, KEYWORD_COLLAR)
+            sensitivity = float(key.split()[1])
+            points[sensitivity] = Counts(
+                len(ends), len(matching.pairs), len(matching.duplicates),
+                len(matching.false_alarms), hours,
+            )  # fmt: skip
+    curve = [OperatingPoint(1 - s, counts) for s, counts in sorted(points.items())]
+    allowed = [p.counts for p in curve if p.counts.false_alarms_per_hour <= WISH]
+    return curve, points[0.5], min(allowed, key=lambda counts: counts.misses)
+
+
+def micro_wake_word(results, ends, seconds):
+    """Its mean probability as a score for our picker; 0.9 is its default."""
+    hop = int(results["microwakeword_hop"])
+    trace = ScoreTrace(16000)
+    # A probability is known when the last of its samples is.
+    trace.push(np.repeat(np.concatenate([[0], results["microwakeword"]]), hop).astype(np.float32))
+    recording = Scored(trace, ends)
+    output = Output(
+        name="a", threshold=0.9, release=0.45, refractory=1.0, max_hold=1.0, decision="crossing"
+    )
+    from rtconv.evaluation.measures import count
+
+    own = count([recording], output, KEYWORD_COLLAR)
+    curve = detection_error_tradeoff([recording], output, KEYWORD_COLLAR)
+    return curve, own, operating_point([recording], output, KEYWORD_COLLAR, WISH).counts
+
+
+def readable(folder):
+    """The recordings of a folder that can be read, in the order of their numbers."""
+    found = []
+    for path in sorted(folder.glob("*.flac"), key=lambda p: int(p.stem)):
+        try:
+            read_audio(path, 16000)
+            found.append(path)
+        except RtconvError as error:
+            note(f"left out: {error}")
+    return found
+
+
+def paths(folder, patterns):
+    """Files of a folder, sorted."""
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if not found:
+        sys.exit(f"{folder} holds none of {', '.join(patterns)}")
+    return found
+
+
+def jsonable(value):
+    """The same with paths as text."""
+    if isinstance(value, dict):
+        return {key: jsonable(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [jsonable(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def spread_text(rates):
+    """Mean and spread of miss rates, in percent."""
+    values = [100 * rate for rate in rates]
+    if len(values) == 1:
+        return f"{values[0]:.1f} %"
+    return f"{statistics.mean(values):.1f} % ({min(values):.1f} to {max(values):.1f})"
+
+
+def own_text(counts):
+    """Misses, and false alarms with their confidence."""
+    return f"{100 * counts.miss_rate:.1f} %, {describe_rate(counts.false_alarms, counts.hours)}"
+
+
+def plot_curves(curves, path):
+    """DET curves, one panel for each stream."""
+    streams = list(dict.fromkeys(name for name, _ in curves))
+    figure = empty_figure(5.5 * len(streams), 4.5)
+    axes = figure.subplots(1, len(streams), sharey=True, squeeze=False)[0]
+    for axis, stream_name in zip(axes, streams, strict=True):
+        for (name, detector), curve in curves.items():
+            if name == stream_name:
+                rates = [max(p.counts.false_alarms_per_hour, 0.1) for p in curve]
+                misses = [100 * p.counts.miss_rate for p in curve]
+                axis.step(rates, misses, where="post", label=detector, linewidth=1)
+        axis.set(
+            xscale="log", xlim=(0.1, 100), ylim=(0, 100), title=stream_name,
+            xlabel="false alarms per hour",
+        )  # fmt: skip
+        axis.grid(which="both", alpha=0.25)
+    axes[0].set_ylabel("misses (%)")
+    axes[-1].legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+def insert(document, results):
+    """Replace what stands between the marks ``<!-- NAME -->`` and ``<!-- end -->``."""
+    text = document.read_text()
+    for name, table in results.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda m, t=table: m[1] + t + "\n" + m[2], text, flags=re.DOTALL)
+    document.write_text(text)
+
+
+def note(message):
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
