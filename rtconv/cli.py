@@ -231,6 +231,81 @@ def _replay_one(
 
 
 @app.command()
+def evaluate(
+    detector: DetectorPath,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Labels: FILE's stem + .txt.")
+    ],
+    collar: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Seconds off the label's end that still hit.")
+    ] = 0.5,
+    against: Annotated[
+        Path | None, typer.Option(metavar="DETECTOR", help="Another one beside it.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a page with plots, and JSON.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Threads; changes no bit.")] = 1,
+    channel: Annotated[str, typer.Option(metavar="N|mean", help="Of several.")] = "mean",
+) -> None:
+    """Measure misses, false alarms and timing on recordings with Audacity labels."""
+    from rich.console import Console
+
+    import rtconv
+    from rtconv.audio import audio_info
+    from rtconv.evaluation.report import format_json, format_table, write_report
+
+    detectors = [rtconv.load(path) for path in (detector, against) if path is not None]
+    seconds = sum(audio_info(file).seconds for file in files) * len(detectors)
+    with progress_bar("evaluating", seconds) as advance:
+        evaluations = [
+            rtconv.evaluate(
+                each,
+                files,
+                collar=collar,
+                channel=parse_channel(channel),
+                jobs=jobs,
+                on_progress=advance,
+            )
+            for each in detectors
+        ]
+    if as_json:
+        print(format_json(evaluations))
+    else:
+        Console().print(format_table(evaluations))
+    if report is not None:
+        note(f"{write_report(evaluations, report)} is written")
+
+
+@app.command()
+def mix(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="STREAM.flac", help="Labels: its stem + .txt.")
+    ],
+) -> None:
+    """Make a labelled test stream: sounds in backgrounds, by SNR, room, speed and bandwidth."""
+    from rtconv.evaluation.mixture import load_mixture, write_mixture
+
+    settings = load_mixture(config)
+    with progress_bar("mixing", 1) as advance:
+        labels = write_mixture(settings, output, on_progress=advance)
+    note(f"{output} is written, with {len(labels)} labels in {output.with_suffix('.txt')}")
+
+
+@contextmanager
+def progress_bar(title: str, total: float) -> "Iterator[Callable[[float], None]]":
+    """A bar on stderr, and the function that moves it on."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda step: bar.update(task, advance=step)
+
+
+@app.command()
 def devices(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
 ) -> None:

@@ -19,6 +19,7 @@ from rtconv.labels import Label, write_labels
 from rtconv.model.detector import Model, Output
 from rtconv.model.layers import Layer
 from rtconv.stream.detector import Detector
+from tests.conftest import ROOT
 
 RATE = 8000
 
@@ -243,3 +244,31 @@ def test_moving_a_clip_moves_the_score_by_less_than_a_hop():
     found = shift_invariance(detector, clip)
     assert 0 < found.peak_error <= detector.model.hop
     assert found.score_change > 0
+
+
+def test_the_command_measures_mixes_and_reports(rtconv_command, tmp_path):
+    detector = ROOT / "models" / "ramp.safetensors"
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "room.wav", rng.normal(0, 1e-3, 60 * RATE), RATE)
+    ramp = np.concatenate([np.zeros(400), 0.1 * np.arange(5), np.zeros(400)])
+    soundfile.write(tmp_path / "ramp.wav", ramp, RATE, subtype="FLOAT")
+    write_labels(tmp_path / "ramp.txt", [Label(400 / RATE, 405 / RATE, "ramp")])
+    (tmp_path / "mix.yaml").write_text(
+        "{samplerate: 8000, positives: {ramp: [ramp.wav]}, backgrounds: [room.wav], "
+        "per_hour: 600, snr_db: [60]}"
+    )
+    mixed = rtconv_command("mix", "mix.yaml", "-o", "stream.flac", cwd=tmp_path)
+    assert mixed.returncode == 0, mixed.stderr
+    assert "stream.flac is written, with 10 labels in stream.txt" in mixed.stderr
+    done = rtconv_command(
+        "evaluate", detector, "stream.flac", "--against", detector, "--collar", "0.01",
+        "--report", "report", "--json", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)
+    assert first == second
+    assert first["outputs"][0]["labels"] == 10
+    assert (tmp_path / "report" / "index.html").is_file()
+    failed = rtconv_command("evaluate", detector, "room.wav", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "rtconv: room.wav: has no label track room.txt beside it" in failed.stderr

@@ -133,7 +133,7 @@ def load_mixture(path: Path | str) -> MixtureSettings:
 def write_mixture(
     settings: MixtureSettings,
     path: Path | str,
-    on_progress: Callable[[float], None] = lambda done: None,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> list[Label]:
     """Write a test stream and, beside it, its labels.
 
@@ -145,7 +145,7 @@ def write_mixture(
     path : path of a sound file
         FLAC or another format that takes its suffix's name.
     on_progress : callable
-        Is told the share that is done.
+        Is told the share that was done since the last call.
 
     Returns
     -------
@@ -186,7 +186,7 @@ def write_mixture(
                 slot[ramp:] *= gain
                 file.write(np.clip(slot, -1, 1))
                 position += len(slot)
-                on_progress(position / sum(slots))
+                on_progress(len(slot) / sum(slots))
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise RtconvError(f"{path}: cannot be written as sound ({error})") from error
     write_labels(label_path(path), labels)
