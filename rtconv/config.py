@@ -6,6 +6,7 @@ unnoticed.
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,9 +29,14 @@ Loss = Literal[
     "mean_squared_error",
     "huber",
     "binary_crossentropy",
-    "binary_focal_crossentropy",
+    "focal_crossentropy",
+]
+Initializer = Literal[
+    "glorot_uniform", "he_normal", "zeros", "gabor", "pairs", "identity", "average"
 ]
 Name = Annotated[str, Field(pattern=r"^[\w][\w. -]*$", max_length=100)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Proper = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -58,6 +64,11 @@ class LayerSettings(Settings):
 
     `batch_normalization` stands before the activation and is folded into the
     weights at conversion. `residual` adds the layer's input after the activation.
+
+    Where training starts: `kernel_initializer` is one of Keras' or ``gabor`` (cosines
+    and sines under a Hann window, frequencies spread over `band` in Hz), ``pairs``
+    (output i is input i plus input i of the second half), ``identity`` or ``average``;
+    the bias starts at `bias_initializer`. With ``trainable: false`` it stays there.
     """
 
     filters: int = Field(ge=1, le=65536)
@@ -69,6 +80,18 @@ class LayerSettings(Settings):
     activation: Activation = "linear"
     batch_normalization: bool = False
     residual: bool = False
+    kernel_initializer: Initializer = "glorot_uniform"
+    band: tuple[Positive, Positive] | None = None
+    bias_initializer: Finite = 0.0
+    trainable: bool = True
+
+    @model_validator(mode="after")
+    def _initializer_fits(self) -> "LayerSettings":
+        if (self.kernel_initializer == "gabor") != (self.band is not None):
+            raise ValueError("band and kernel_initializer gabor belong together")
+        if self.band is not None and (self.filters % 2 or self.band[0] > self.band[1]):
+            raise ValueError("gabor needs an even number of filters and band from low to high")
+        return self
 
 
 class PickerSettings(Settings):
@@ -155,23 +178,56 @@ class SignalSettings(Settings):
 
 
 class TargetSettings(Settings):
-    """Where the score shall peak: `width` seconds around the pattern's end."""
+    """What the score shall be around a pattern's end.
+
+    Attributes
+    ----------
+    shape : {'impulse', 'plateau'}
+        A triangle that peaks at the pattern's end and reaches zero `width` seconds
+        before and after it; or 1 from `delay` to ``delay + width`` after it.
+    width, delay : float
+        Seconds.
+    ignore : float
+        Seconds before and after the target that do not count in the loss.
+    """
 
     shape: Literal["impulse", "plateau"] = "impulse"
-    width: Positive | None = None
+    width: Positive = 0.01
+    delay: NotNegative = 0.0
+    ignore: NotNegative = 0.02
 
 
 Range = Annotated[tuple[Finite, Finite], Field()]
 
 
 class AugmentSettings(Settings):
-    """How the recordings are varied: each value is drawn evenly from its range."""
+    """How the recordings are varied: each value is drawn evenly from its range.
+
+    Attributes
+    ----------
+    gain_db : range
+        Of the whole mixture.
+    snr_db : range
+        Level of a pattern against that of the background around it.
+    speed : range
+        Factor of speed, the pitch changes with it.
+    reverb : float or bool
+        Share of the patterns that are put in a room of exponentially decaying noise.
+    filter : float or bool
+        Share that goes through a short random filter.
+    bandwidth : float or bool
+        Share that loses its high frequencies; the same share of backgrounds does.
+    truncate : float or bool
+        Share of which only a part sounds, which must not fire.
+    """
 
     gain_db: Range = (-12, 6)
     snr_db: Range = (0, 30)
     speed: Range = (1.0, 1.0)
-    reverb: bool = False
-    bandwidth: bool = False
+    reverb: Share = 0.0
+    filter: Share = 0.0
+    bandwidth: Share = 0.0
+    truncate: Share = 0.0
 
     @field_validator("gain_db", "snr_db", "speed")
     @classmethod
@@ -189,18 +245,80 @@ class AugmentSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """What to train on, and how. Either `signal` or `positives`."""
+    """What to train on, and how. Either `signal` or `positives`.
+
+    Attributes
+    ----------
+    signal : SignalSettings
+        Trained on as a whole, one step an epoch.
+    positives : list of str, or such a list for each output
+        Sound files, also as patterns like ``sounds/*.wav``: each holds the sound once,
+        or has an Audacity label track beside it.
+    negatives : list of str
+        Files with other sounds, mixed in like the positives, that must not fire.
+    backgrounds : list of str
+        What is heard when the sound is not there.
+    calibration : list of str
+        Backgrounds that training never sees, for the threshold. Without them,
+        `calibration_share` of the backgrounds is set aside, by recording.
+    group : str
+        Regular expression whose first group in a file's path is its speaker or
+        session: recordings of one group are never split.
+    validation_share : float
+        Share of the positives that training never sees.
+    target : TargetSettings
+    loss, optimizer, learning_rate, weight_decay : as in Keras
+        ``focal_crossentropy`` weighs the cross-entropy by ``|target - score|**0.5``.
+    schedule : {'constant', 'cosine'}
+        Of the learning rate; cosine falls to zero after a short warm-up.
+    epochs, steps_per_epoch, batch_size : int
+    excerpt : float
+        Seconds of an example.
+    mining : int
+        How often the network so far is run over the training backgrounds, to train
+        further on where it fires wrongly.
+    seed : int
+    augment : AugmentSettings
+    """
 
     signal: SignalSettings | None = None
-    positives: list[str] = []
+    positives: list[str] | dict[Name, list[str]] = []
+    negatives: list[str] = []
     backgrounds: list[str] = []
+    calibration: list[str] = []
+    calibration_share: Proper = 0.3
+    group: str | None = None
+    validation_share: Proper = 0.15
     target: TargetSettings = TargetSettings()
-    loss: Loss = "mean_absolute_error"
+    loss: Loss | None = None
     optimizer: Literal["adam", "adamw", "nadam", "lion", "rmsprop", "sgd"] = "adam"
     learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
     epochs: int = Field(30, ge=1, le=10_000_000)
+    steps_per_epoch: int = Field(100, ge=1, le=100_000)
+    batch_size: int = Field(32, ge=1, le=4096)
+    excerpt: Positive = 4.0
+    mining: int = Field(0, ge=0, le=10)
     seed: int = Field(0, ge=0, lt=2**31)
     augment: AugmentSettings = AugmentSettings()
+
+    @field_validator("group")
+    @classmethod
+    def _is_expression(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = re.compile(value).groups
+            except re.error as error:
+                raise ValueError(f"is no regular expression: {error}") from error
+            if groups != 1:
+                raise ValueError("needs one group in parentheses, such as '_([a-z]+)_'")
+        return value
+
+    @property
+    def chosen_loss(self) -> Loss:
+        """The loss, or what suits the kind of data: mean absolute error for a signal."""
+        return self.loss or ("focal_crossentropy" if self.signal is None else "mean_absolute_error")
 
     @model_validator(mode="after")
     def _one_kind_of_data(self) -> "TrainingSettings":
@@ -266,6 +384,20 @@ class Config(Settings):
             raise ValueError(
                 f"outputs: {len(self.outputs)} names for the {channels} filters of the last layer"
             )
+        if self.training is not None and self.training.chosen_loss.endswith("crossentropy"):
+            last = self.network[-1]
+            if last.activation != "sigmoid" or last.residual:
+                raise ValueError(
+                    f"training.loss {self.training.chosen_loss} needs activation sigmoid in the "
+                    "last layer"
+                )
+        positives = None if self.training is None else self.training.positives
+        if positives and len(self.output_names) > 1 and isinstance(positives, list):
+            raise ValueError("training.positives: name the patterns of each output")
+        if isinstance(positives, dict) and set(positives) != set(self.output_names):
+            raise ValueError(
+                f"training.positives: needs patterns for {', '.join(self.output_names)}"
+            )
         if isinstance(self.detection, dict):
             unknown = set(self.detection) - set(self.output_names)
             if unknown:
@@ -288,6 +420,18 @@ class Config(Settings):
         if isinstance(self.detection, dict):
             return self.detection.get(output, DetectionSettings())
         return self.detection
+
+    def training_patterns(self) -> list[tuple[str, list[str]]]:
+        """Keys of the training section that name files, with their patterns."""
+        if self.training is None:
+            return []
+        keys = ["negatives", "backgrounds", "calibration"]
+        found = [(f"training.{key}", getattr(self.training, key)) for key in keys]
+        positives = self.training.positives
+        if isinstance(positives, list):
+            return [("training.positives", positives), *found]
+        by_output = [(f"training.positives.{name}", positives[name]) for name in positives]
+        return by_output + found
 
     def find_files(self, key: str, patterns: list[str]) -> list[Path]:
         """Files that a list of patterns matches, sorted, each once.
@@ -380,8 +524,8 @@ def parse_config(values: Any, path: Path | None = None) -> Config:
     if path is not None:
         config._path = path.resolve()
         if config.training is not None:
-            for key in ("positives", "backgrounds"):
-                config.find_files(f"training.{key}", getattr(config.training, key))
+            for key, patterns in config.training_patterns():
+                config.find_files(key, patterns)
     return config
 
 

@@ -1,8 +1,172 @@
-"""Networks by name, for a config's ``network: {preset: NAME}``."""
+"""Networks by name, for a config's ``network: {preset: NAME}``.
 
+A preset is plain settings, a function of the samplerate: what it gives could as
+well be written in the config, whose own words go before it.
+"""
+
+import difflib
+from collections.abc import Callable
 from typing import Any
 
-PRESETS: dict[str, Any] = {}
+
+def keyword(samplerate: int) -> dict[str, Any]:
+    """A word of about a second; a score every 10 ms."""
+    rate = samplerate / 16000
+    residual = [
+        {
+            "filters": 32,
+            "kernel_size": 5,
+            "dilation_rate": 2**i,
+            "use_bias": False,
+            "batch_normalization": True,
+            "activation": "relu",
+            "residual": True,
+        }
+        for i in range(5)
+    ]
+    return {
+        "network": [
+            *spectrum(64, round(256 * rate), round(80 * rate), (100, min(7500, 0.47 * samplerate))),
+            {
+                "filters": 32,
+                "kernel_size": 4,
+                "strides": 2,
+                "batch_normalization": True,
+                "activation": "relu",
+            },
+            {"filters": 32, "kernel_size": 1, "activation": "relu"},
+            *residual,
+            *score(9),
+        ],
+        "training": {
+            **RECIPE,
+            "target": {"shape": "plateau", "delay": 0.03, "width": 0.1, "ignore": 0.18},
+            "epochs": 40,
+            "steps_per_epoch": 200,
+            "excerpt": 4.0,
+            "mining": 2,
+            "augment": {
+                "gain_db": [-12, 6],
+                "snr_db": [-2, 25],
+                "speed": [0.9, 1.1],
+                "reverb": 0.5,
+                "filter": 0.7,
+                "bandwidth": 0.4,
+                "truncate": 0.12,
+            },
+        },
+        "detection": {"refractory": 1.0},
+    }
+
+
+def chime(samplerate: int) -> dict[str, Any]:
+    """A tonal or fixed sound of 0.1 to 2 s; a score every 4 ms."""
+    rate = samplerate / 16000
+    residual = [
+        {
+            "filters": 24,
+            "kernel_size": 5,
+            "dilation_rate": 2**i,
+            "use_bias": False,
+            "batch_normalization": True,
+            "activation": "relu",
+            "residual": True,
+        }
+        for i in range(5)
+    ]
+    return {
+        "network": [
+            *spectrum(48, round(512 * rate), round(64 * rate), (80, 0.47 * samplerate)),
+            {"filters": 24, "kernel_size": 2, "batch_normalization": True, "activation": "relu"},
+            *residual,
+            *score(1),
+        ],
+        "training": {
+            **RECIPE,
+            "target": {"shape": "impulse", "width": 0.008, "ignore": 0.012},
+            "epochs": 20,
+            "steps_per_epoch": 100,
+            "excerpt": 2.0,
+            "mining": 2,
+            "augment": {
+                "gain_db": [-12, 6],
+                "snr_db": [-5, 25],
+                "speed": [0.97, 1.03],
+                "reverb": 0.5,
+                "filter": 0.3,
+                "bandwidth": 0.2,
+                "truncate": 0.15,
+            },
+        },
+        "detection": {"refractory": 0.5},
+    }
+
+
+def spectrum(bands: int, taps: int, strides: int, band: tuple[float, float]) -> list[dict]:
+    """Logarithm of the power in frequency bands, normalised: filters, square, pair
+    sums, log, and a 1x1 that starts as identity.
+
+    Parameters
+    ----------
+    bands, taps, strides : int
+    band : (low, high)
+        Hz.
+    """
+    return [
+        {
+            "filters": 2 * bands,
+            "kernel_size": taps,
+            "strides": strides,
+            "use_bias": False,
+            "activation": "square",
+            "kernel_initializer": "gabor",
+            "band": list(band),
+        },
+        {
+            "filters": bands,
+            "kernel_size": 1,
+            "activation": "log",
+            "kernel_initializer": "pairs",
+            "bias_initializer": 1e-4,
+            "trainable": False,
+        },
+        {
+            "filters": bands,
+            "kernel_size": 1,
+            "use_bias": False,
+            "batch_normalization": True,
+            "kernel_initializer": "identity",
+        },
+    ]
+
+
+def score(average: int) -> list[dict]:
+    """One score, a causal average over so many of it, and its sigmoid."""
+    if average == 1:
+        return [{"filters": 1, "kernel_size": 1, "activation": "sigmoid", "bias_initializer": -4.0}]
+    return [
+        {"filters": 1, "kernel_size": 1, "bias_initializer": -4.0},
+        {
+            "filters": 1,
+            "kernel_size": average,
+            "activation": "sigmoid",
+            "kernel_initializer": "average",
+            "trainable": False,
+        },
+    ]
+
+
+#: What the presets train alike.
+RECIPE = {
+    "loss": "focal_crossentropy",
+    "optimizer": "adamw",
+    "learning_rate": 2.5e-3,
+    "weight_decay": 1e-3,
+    "schedule": "cosine",
+    "batch_size": 32,
+}
+
+PRESETS: dict[str, Callable[[int], dict[str, Any]]] = {"keyword": keyword, "chime": chime}
 
 
 def expand_preset(values: Any) -> Any:
@@ -24,4 +188,30 @@ def expand_preset(values: Any) -> Any:
     """
     if not isinstance(values, dict) or not isinstance(values.get("network"), dict):
         return values
-    return values
+    if set(values["network"]) != {"preset"}:
+        raise ValueError("network: give a list of layers, or {preset: NAME}")
+    name, samplerate = values["network"]["preset"], values.get("samplerate")
+    if name not in PRESETS:
+        nearest = difflib.get_close_matches(str(name), PRESETS, 1, cutoff=0)[0]
+        raise ValueError(
+            f"network.preset: unknown preset {str(name)[:60]!r}, the nearest known is {nearest!r}"
+        )
+    if not isinstance(samplerate, int) or not 1000 <= samplerate <= 10_000_000:
+        raise ValueError("samplerate: a preset needs an integer of 1000 Hz or more")
+    preset = PRESETS[name](samplerate)
+    expanded = {**values, "network": preset["network"]}
+    for section in ("training", "detection"):
+        if section in values or section == "detection":
+            expanded[section] = _filled(values.get(section, {}), preset[section])
+    return expanded
+
+
+def _filled(values: Any, defaults: dict[str, Any]) -> Any:
+    """`values` with the defaults where they say nothing, section by section."""
+    if not isinstance(values, dict):
+        return values
+    filled = {**defaults, **values}
+    for key, default in defaults.items():
+        if isinstance(default, dict) and key in values:
+            filled[key] = _filled(values[key], default)
+    return filled

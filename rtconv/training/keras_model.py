@@ -7,6 +7,7 @@ with pages of its own log.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def build(config: Config) -> keras.Model:
     """
     inputs = outputs = keras.Input((None, config.channels))
     for i, settings in enumerate(config.network):
-        outputs = _apply(settings, outputs, f"layer{i}")
+        outputs = _apply(settings, outputs, f"layer{i}", config.samplerate)
     return keras.Model(inputs, outputs)
 
 
@@ -79,13 +80,18 @@ def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
     return np.repeat(scores, hop, axis=0)[: len(x)]
 
 
-def _apply(settings: LayerSettings, inputs: keras.KerasTensor, name: str) -> keras.KerasTensor:
+def _apply(
+    settings: LayerSettings, inputs: keras.KerasTensor, name: str, samplerate: int
+) -> keras.KerasTensor:
     # Keras knows no strides together with a dilation: there the stride picks afterwards.
     picked = settings.dilation_rate > 1 and settings.strides > 1
     x = keras.layers.Conv1D(
         padding="causal",
         strides=1 if picked else settings.strides,
         name=name,
+        kernel_initializer=_initializer(settings, samplerate),
+        bias_initializer=keras.initializers.Constant(settings.bias_initializer),
+        trainable=settings.trainable,
         **settings.model_dump(
             include={"filters", "kernel_size", "dilation_rate", "groups", "use_bias"}
         ),
@@ -93,6 +99,38 @@ def _apply(settings: LayerSettings, inputs: keras.KerasTensor, name: str) -> ker
     if picked:
         x = x[:, :: settings.strides]
     if settings.batch_normalization:
-        x = keras.layers.BatchNormalization(epsilon=BATCH_NORMALIZATION_EPSILON)(x)
-    x = keras.layers.Activation(_ACTIVATIONS.get(settings.activation, settings.activation))(x)
+        # With the usual 0.99, a training of a few hundred steps would end before it settles.
+        x = keras.layers.BatchNormalization(
+            epsilon=BATCH_NORMALIZATION_EPSILON, momentum=0.95, name=f"{name}_normalization"
+        )(x)
+    if settings.activation != "linear":
+        activation = _ACTIVATIONS.get(settings.activation, settings.activation)
+        x = keras.layers.Activation(activation, name=f"{name}_{settings.activation}")(x)
     return keras.layers.Add()([x, inputs]) if settings.residual else x
+
+
+def _initializer(settings: LayerSettings, samplerate: int) -> Any:
+    """Keras' initializer of that name, or one of ours as a function of the kernel's shape."""
+    ours = {
+        "gabor": lambda shape: _gabor(shape, settings.band, samplerate),
+        "pairs": lambda shape: np.tile(np.eye(shape[2]), (2, 1))[np.newaxis],
+        "identity": lambda shape: np.tile(np.eye(shape[1]), (1, shape[2] // shape[1]))[np.newaxis],
+        "average": lambda shape: np.full(shape, 1 / (shape[0] * shape[1])),
+    }
+    if settings.kernel_initializer not in ours:
+        return settings.kernel_initializer
+    return lambda shape, dtype: keras.ops.convert_to_tensor(
+        ours[settings.kernel_initializer](shape), dtype
+    )
+
+
+def _gabor(shape: tuple[int, ...], band: tuple[float, float] | None, samplerate: int) -> np.ndarray:
+    """Cosines, then sines, of frequencies spread geometrically over `band` in Hz."""
+    assert band is not None
+    taps, _, filters = shape
+    frequencies = np.geomspace(*band, filters // 2)
+    angles = 2 * np.pi * frequencies * (np.arange(taps)[:, np.newaxis] - taps / 2) / samplerate
+    waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    # The window's gain is the same for any number of taps: a sine of amplitude 1 gives about 20.
+    window = np.hanning(taps) * 76.8 / taps
+    return np.repeat((waves * window[:, np.newaxis])[:, np.newaxis], shape[1], axis=1)

@@ -1,22 +1,31 @@
 """Training with Keras: a config's data to a certified detector."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rtconv.config import Config, LayerSettings, SignalSettings, load_config
+from rtconv.config import Config, LayerSettings, load_config
 from rtconv.errors import RtconvError
 from rtconv.model.dense import layers_from_weights
 from rtconv.model.detector import Model, Output
+from rtconv.model.layers import Layer, hop
 from rtconv.model.weights import save_weights
 from rtconv.stream.certify import certify
 from rtconv.stream.detector import Detector
+from rtconv.training.batches import Mixer
+from rtconv.training.calibrate import (
+    background_peaks,
+    calibrate,
+    positive_peaks,
+    score_of,
+    solve_threshold,
+)
 from rtconv.training.closed_form import l1_optimum
 from rtconv.training.convert import base_path, record_of, versions
+from rtconv.training.data import Dataset, load_dataset
 
 #: Steps of the optimiser in one compiled call.
 STEPS_PER_CALL = 500
@@ -24,6 +33,10 @@ STEPS_PER_CALL = 500
 MAX_FRAMES_PER_CALL = 1 << 24
 #: Coefficients of a linear program that is solved in about a second.
 MAX_LINEAR_PROGRAM = 1_000_000
+#: Of background that each epoch's misses are measured with.
+VALIDATION_SECONDS = 600.0
+#: Places that mining keeps from an hour of background, and the raw score they must reach.
+HARD_PER_HOUR, HARD_SCORE = 70.0, -3.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ def train(
     config_path: Path | str,
     output: Path | str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Detector:
     """Train a detector.
 
@@ -61,6 +75,9 @@ def train(
         ``BASE.safetensors``, the detector; ``models/<name>`` by default.
     progress : callable, optional
         Called with a `Progress` after every compiled call.
+    note : callable, optional
+        Called with each sentence that the user should read. All are in the training
+        record as well.
 
     Returns
     -------
@@ -75,27 +92,28 @@ def train(
     config = load_config(config_path)
     if config.training is None:
         raise RtconvError(f"{config_path}: has no training section")
-    if config.training.signal is None:
-        raise RtconvError(f"{config_path}: training.positives cannot be trained from yet")
-    # Imported late, for it takes seconds: what is wrong with a config shows at once.
+    # TensorFlow takes seconds to load: what is wrong with the data shows before.
+    dataset = None if config.training.signal else load_dataset(config)
+
     from rtconv.training.keras_model import ORACLE, build, keras, predict, tensorflow
 
     keras.utils.set_random_seed(config.training.seed)
     tensorflow.config.experimental.enable_op_determinism()
     network = build(config)
-    result = _train_on_signal(network, config, config.training.signal, progress)
-    layers = layers_from_weights(network.get_weights(), config.network, config.channels)
-    outputs = [
-        Output(name=name, **config.detection_of(name).picker().model_dump())
-        for name in config.output_names
-    ]
+    run = Run(config, network, progress or (lambda _: None), note or (lambda _: None))
+    thresholds, result = run.on_signal() if dataset is None else run.on_recordings(dataset)
     record = {
         "config": record_of(config),
         "seed": config.training.seed,
         "versions": versions(keras, tensorflow),
         **result,
     }
-    model = Model(config.name, config.samplerate, layers, outputs, training=record)
+    pattern = None if dataset is None else dataset.pattern_seconds
+    outputs = [
+        Output(name=name, **config.detection_of(name).picker(threshold, pattern).model_dump())
+        for name, threshold in zip(config.output_names, thresholds, strict=True)
+    ]
+    model = Model(config.name, config.samplerate, run.layers(), outputs, training=record)
     detector = Detector(certify(model, lambda x: predict(network, x), ORACLE))
     base = base_path(config, output)
     save_weights(f"{base}.pickle", network.get_weights())
@@ -103,38 +121,129 @@ def train(
     return detector
 
 
-def _train_on_signal(
-    network: Any,
-    config: Config,
-    signal: SignalSettings,
-    progress: Callable[[Progress], None] | None,
-) -> dict[str, Any]:
-    """Train on one signal over and over; returns what the record says of it."""
-    from rtconv.training.keras_model import predict
-    from rtconv.training.optimize import Optimization
+class Run:
+    """One training, of a Keras model that it changes.
 
-    assert config.training is not None
-    if config.channels != 1 or len(config.output_names) != 1:
-        raise RtconvError(f"{config.name}: training.signal needs one channel and one output")
-    x = np.array(signal.input, np.float32)[:, np.newaxis]
-    target = np.array(signal.target, np.float32)[:, np.newaxis]
-    hop = prod(layer.strides for layer in config.network)
-    optimization = Optimization(network, config.training)
-    steps = config.training.epochs
-    per_call = max(1, min(STEPS_PER_CALL, MAX_FRAMES_PER_CALL // len(x)))
-    curve = []
-    while optimization.step < steps:
-        count = min(per_call, steps - optimization.step)
-        targets = _repeated(target[::hop], count)
-        loss = optimization.run(_repeated(x, count), targets, np.ones_like(targets))
-        curve.append([optimization.step, loss])
-        if progress is not None:
-            progress(Progress(optimization.step, steps, loss))
-    record: dict[str, Any] = {"curve": curve}
-    if config.training.loss == "mean_absolute_error":
-        error = float(np.abs(predict(network, x) - target).mean())
-        record |= {"error": error, **_distance_from_optimum(config, x, target, error)}
-    return record
+    Parameters
+    ----------
+    config : Config
+    network : keras.Model
+    progress, note : callable
+        See `train`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: Any,
+        progress: Callable[[Progress], None],
+        note: Callable[[str], None],
+    ) -> None:
+        assert config.training is not None
+        self.config, self.settings, self.network = config, config.training, network
+        self.progress, self.note = progress, note
+
+    def layers(self) -> list[Layer]:
+        """The network as it is now."""
+        return self._layers(self.network.get_weights())
+
+    def _layers(self, weights: Sequence[np.ndarray]) -> list[Layer]:
+        return layers_from_weights(weights, self.config.network, self.config.channels)
+
+    def on_signal(self) -> tuple[list[float], dict[str, Any]]:
+        """Train on one signal over and over; thresholds, and what the record says of it."""
+        from rtconv.training.keras_model import predict
+        from rtconv.training.optimize import Optimization
+
+        signal, config = self.settings.signal, self.config
+        assert signal is not None
+        if config.channels != 1 or len(config.output_names) != 1:
+            raise RtconvError(f"{config.name}: training.signal needs one channel and one output")
+        x = np.array(signal.input, np.float32)[:, np.newaxis]
+        target = np.array(signal.target, np.float32)[:, np.newaxis]
+        steps = self.settings.epochs
+        optimization = Optimization(self.network, self.settings, steps)
+        per_call = max(1, min(STEPS_PER_CALL, MAX_FRAMES_PER_CALL // len(x)))
+        curve = []
+        while optimization.step < steps:
+            count = min(per_call, steps - optimization.step)
+            targets = _repeated(target[:: hop(self.layers())], count)
+            loss = optimization.run(_repeated(x, count), targets, np.ones_like(targets))
+            curve.append([optimization.step, loss])
+            self.progress(Progress(optimization.step, steps, loss))
+        record: dict[str, Any] = {"curve": curve}
+        if self.settings.chosen_loss == "mean_absolute_error":
+            error = float(np.abs(predict(self.network, x) - target).mean())
+            record |= {"error": error, **_distance_from_optimum(config, x, target, error)}
+        return [0.5], record
+
+    def on_recordings(self, dataset: Dataset) -> tuple[list[float], dict[str, Any]]:
+        """Train on mixtures of recordings, and calibrate; as `on_signal`."""
+        from rtconv.training.optimize import Optimization
+
+        settings = self.settings
+        for sentence in dataset.notes:
+            self.note(sentence)
+        mixer = Mixer(self.config, dataset, self.layers())
+        steps = settings.epochs * settings.steps_per_epoch
+        optimization = Optimization(self.network, settings, steps)
+        per_call = max(n for n in range(1, 11) if settings.steps_per_epoch % n == 0)
+        mining = {
+            round(settings.epochs * (i + 1) / (settings.mining + 1)) for i in range(settings.mining)
+        }
+        curve: list[dict[str, float]] = []
+        figures: dict[str, float] = {}
+        for epoch in range(settings.epochs):
+            if epoch in mining:
+                mixer.hard = self._false_alarms(dataset, optimization.averaged_weights())
+            losses = []
+            for batches in mixer.epoch(epoch, settings.steps_per_epoch // per_call, per_call):
+                losses.append(optimization.run(*batches))
+                self.progress(Progress(optimization.step, steps, losses[-1], figures))
+            figures = self._validate(dataset, optimization.averaged_weights())
+            self.progress(Progress(optimization.step, steps, losses[-1], figures))
+            curve.append({"step": optimization.step, "loss": float(np.mean(losses)), **figures})
+        self.network.set_weights(optimization.averaged_weights())
+        calibrations = calibrate(self.layers(), dataset, self.config)
+        for name, calibration in zip(self.config.output_names, calibrations, strict=True):
+            for sentence in calibration.sentences():
+                self.note(f"{name}: {sentence}")
+        thresholds = [score_of(c.threshold, self.layers()) for c in calibrations]
+        assert self.config._path is not None
+        return thresholds, {
+            "curve": curve,
+            "split": dataset.split(self.config._path.parent),
+            "calibration": dict(
+                zip(self.config.output_names, (c.record() for c in calibrations), strict=True)
+            ),
+            "notes": dataset.notes,
+        }
+
+    def _validate(self, dataset: Dataset, weights: Sequence[np.ndarray]) -> dict[str, float]:
+        """Misses at the wanted rate of false alarms, on backgrounds of the training."""
+        layers = self._layers(weights)
+        backgrounds = dataset.backgrounds
+        patterns = dataset.validation or dataset.patterns
+        seed = [self.settings.seed, 5]
+        positives = positive_peaks(layers, patterns, backgrounds, self.config, seed)
+        frames = round(VALIDATION_SECONDS * backgrounds.samplerate)
+        misses = []
+        for output, name in enumerate(self.config.output_names):
+            wish = self.config.detection_of(name)
+            peaks = background_peaks(layers, backgrounds, wish.refractory, frames=frames)[output]
+            threshold = solve_threshold(peaks, wish.false_alarms_per_hour)
+            misses.append(float((positives[output] < threshold).mean()))
+        return {"misses": float(np.mean(misses))}
+
+    def _false_alarms(self, dataset: Dataset, weights: Sequence[np.ndarray]) -> list[int]:
+        """Where in the training backgrounds the network so far fires most."""
+        layers, backgrounds = self._layers(weights), dataset.backgrounds
+        count = max(20, round(HARD_PER_HOUR * backgrounds.seconds / 3600))
+        hard: list[int] = []
+        for peaks in background_peaks(layers, backgrounds, 0.5):
+            high = peaks.heights[:count] > HARD_SCORE
+            hard += peaks.samples[:count][high].tolist()
+        return hard
 
 
 def _repeated(x: np.ndarray, steps: int) -> np.ndarray:
