@@ -13,8 +13,6 @@ from rtconv.training.trainer import Progress
 ROOT = Path(__file__).parent.parent
 RAMP = ROOT / "configs" / "ramp.yaml"
 
-pytest.importorskip("rtconv.stream.compiled")
-
 
 @pytest.fixture(scope="module")
 def ramp(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, rtconv.Detector, list[Progress]]:

@@ -8,6 +8,7 @@ group that the config's `group` finds in a file's path, never by excerpt.
 import os
 import re
 import tempfile
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,7 @@ class Backgrounds:
         self.files: list[tuple[str, int, int]] = []
         self.frames = 0
         self._file = tempfile.TemporaryFile(prefix="rtconv-")  # noqa: SIM115, lives with self
+        weakref.finalize(self, self._file.close)
 
     @property
     def seconds(self) -> float:

@@ -81,7 +81,7 @@ class Optimization:
 
     def averaged_weights(self) -> list[np.ndarray]:
         """Moving average of ``model.get_weights()`` over the last steps."""
-        return [keras.ops.convert_to_numpy(w) for w in self._average]
+        return [w.value.numpy() for w in self._average]
 
     def _run(self, inputs: Any, targets: Any, weights: Any, rates: Any, averaging: Any) -> Any:
         total = tensorflow.constant(0.0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from rtconv.config import Config, LayerSettings, load_config
 from rtconv.errors import RtconvError
+from rtconv.evaluation.measures import solve_threshold
 from rtconv.model.dense import layers_from_weights
 from rtconv.model.detector import Model, Output
 from rtconv.model.layers import Layer, hop
@@ -16,13 +17,7 @@ from rtconv.model.weights import save_weights
 from rtconv.stream.certify import certify
 from rtconv.stream.detector import Detector
 from rtconv.training.batches import Mixer
-from rtconv.training.calibrate import (
-    background_peaks,
-    calibrate,
-    positive_peaks,
-    score_of,
-    solve_threshold,
-)
+from rtconv.training.calibrate import picker_of, score_patterns, thresholds_of, trace_background
 from rtconv.training.closed_form import l1_optimum
 from rtconv.training.convert import base_path, record_of, versions
 from rtconv.training.data import Dataset, load_dataset
@@ -35,8 +30,8 @@ MAX_FRAMES_PER_CALL = 1 << 24
 MAX_LINEAR_PROGRAM = 1_000_000
 #: Of background that each epoch's misses are measured with.
 VALIDATION_SECONDS = 600.0
-#: Places that mining keeps from an hour of background, and the raw score they must reach.
-HARD_PER_HOUR, HARD_SCORE = 70.0, -3.0
+#: Places that mining keeps from an hour of background, and the score they must reach.
+HARD_PER_HOUR, HARD_SCORE = 70.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -204,45 +199,58 @@ class Run:
             self.progress(Progress(optimization.step, steps, losses[-1], figures))
             curve.append({"step": optimization.step, "loss": float(np.mean(losses)), **figures})
         self.network.set_weights(optimization.averaged_weights())
-        calibrations = calibrate(self.layers(), dataset, self.config)
-        for name, calibration in zip(self.config.output_names, calibrations, strict=True):
-            for sentence in calibration.sentences():
+        layers, expectations = thresholds_of(self.layers(), dataset, self.config)
+        self._move_bias(layers[-1])
+        for name, expectation in zip(self.config.output_names, expectations, strict=True):
+            for sentence in expectation.sentences():
                 self.note(f"{name}: {sentence}")
-        thresholds = [score_of(c.threshold, self.layers()) for c in calibrations]
         assert self.config._path is not None
-        return thresholds, {
+        return [expectation.calibration.threshold for expectation in expectations], {
             "curve": curve,
             "split": dataset.split(self.config._path.parent),
-            "calibration": dict(
-                zip(self.config.output_names, (c.record() for c in calibrations), strict=True)
-            ),
+            "calibration": {
+                name: expectation.record()
+                for name, expectation in zip(self.config.output_names, expectations, strict=True)
+            },
             "notes": dataset.notes,
         }
+
+    def _move_bias(self, calibrated: Layer) -> None:
+        """Give the Keras model the bias that calibration chose."""
+        moved = calibrated.bias
+        before = self.layers()[-1].bias
+        if moved is None or before is None or np.array_equal(moved, before):
+            return
+        weights = self.network.get_weights()
+        # After batch normalisation the last bias is beta, before the moving statistics.
+        place = -3 if self.config.network[-1].batch_normalization else -1
+        weights[place] += moved - before
+        self.network.set_weights(weights)
 
     def _validate(self, dataset: Dataset, weights: Sequence[np.ndarray]) -> dict[str, float]:
         """Misses at the wanted rate of false alarms, on backgrounds of the training."""
         layers = self._layers(weights)
-        backgrounds = dataset.backgrounds
         patterns = dataset.validation or dataset.patterns
         seed = [self.settings.seed, 5]
-        positives = positive_peaks(layers, patterns, backgrounds, self.config, seed)
-        frames = round(VALIDATION_SECONDS * backgrounds.samplerate)
+        peaks = score_patterns(layers, patterns, dataset.backgrounds, self.config, seed)
+        traces = trace_background(layers, dataset.backgrounds, VALIDATION_SECONDS)
         misses = []
         for output, name in enumerate(self.config.output_names):
-            wish = self.config.detection_of(name)
-            peaks = background_peaks(layers, backgrounds, wish.refractory, frames=frames)[output]
-            threshold = solve_threshold(peaks, wish.false_alarms_per_hour)
-            misses.append(float((positives[output] < threshold).mean()))
+            wish = self.config.detection_of(name).false_alarms_per_hour
+            solved = solve_threshold([traces[output]], picker_of(self.config, output), wish)
+            misses.append(float((peaks[output] < solved.threshold).mean()))
         return {"misses": float(np.mean(misses))}
 
     def _false_alarms(self, dataset: Dataset, weights: Sequence[np.ndarray]) -> list[int]:
         """Where in the training backgrounds the network so far fires most."""
-        layers, backgrounds = self._layers(weights), dataset.backgrounds
-        count = max(20, round(HARD_PER_HOUR * backgrounds.seconds / 3600))
+        count = max(20, round(HARD_PER_HOUR * dataset.backgrounds.seconds / 3600))
         hard: list[int] = []
-        for peaks in background_peaks(layers, backgrounds, 0.5):
-            high = peaks.heights[:count] > HARD_SCORE
-            hard += peaks.samples[:count][high].tolist()
+        for output, trace in enumerate(
+            trace_background(self._layers(weights), dataset.backgrounds)
+        ):
+            events = trace.events(picker_of(self.config, output).at_threshold(HARD_SCORE))
+            events.sort(key=lambda event: -event.score)
+            hard += [event.sample for event in events[:count]]
         return hard
 
 
