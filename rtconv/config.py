@@ -384,13 +384,6 @@ class Config(Settings):
             raise ValueError(
                 f"outputs: {len(self.outputs)} names for the {channels} filters of the last layer"
             )
-        if self.training is not None and self.training.chosen_loss.endswith("crossentropy"):
-            last = self.network[-1]
-            if last.activation != "sigmoid" or last.residual:
-                raise ValueError(
-                    f"training.loss {self.training.chosen_loss} needs activation sigmoid in the "
-                    "last layer"
-                )
         positives = None if self.training is None else self.training.positives
         if positives and len(self.output_names) > 1 and isinstance(positives, list):
             raise ValueError("training.positives: name the patterns of each output")

@@ -120,6 +120,11 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
             " training: {signal: {input: [0], target: [0]}}}",
             "one channel and one output",
         ),
+        (
+            "{name: a, samplerate: 8000, network: [{filters: 1, kernel_size: 1}],"
+            " training: {positives: [a.yaml]}}",
+            "focal_crossentropy needs activation sigmoid",
+        ),
     ],
 )
 def test_impossible_trainings_are_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -87,6 +87,11 @@ def train(
     config = load_config(config_path)
     if config.training is None:
         raise RtconvError(f"{config_path}: has no training section")
+    last, loss = config.network[-1], config.training.chosen_loss
+    if loss.endswith("crossentropy") and (last.activation != "sigmoid" or last.residual):
+        raise RtconvError(
+            f"{config_path}: training.loss {loss} needs activation sigmoid in the last layer"
+        )
     # TensorFlow takes seconds to load: what is wrong with the data shows before.
     dataset = None if config.training.signal else load_dataset(config)
 
