@@ -16,18 +16,18 @@ processor without fused multiply-add they differ from those of one that has it.)
 across the lanes of a vector:
 
 ``filters``: the usual one. A tile is some outputs, one after another in time,
-of a panel of one or two vectors of filters; here 6 times by 2 vectors, with the
-16 registers of AVX2::
+of a panel of one or two vectors of filters, in all its chains at once; here 3
+times, 2 vectors and 2 chains, with the 16 registers of AVX2::
 
-                    weights of term t:   | w0 | w1 |     2 registers
-      x of time 0, term t, in all lanes  | s00  s01 |
-      x of time 1                        | s10  s11 |    12 registers of sums, each
-      ...                                |   ...    |    s += x * w for all terms t of
-      x of time 5                        | s50  s51 |    one chain; then the next chain
+                                  chain 0       chain 1
+          weights of two terms: | w0 | w1 |   | w2 | w3 |
+      x of time 0, in all lanes | s   s   |   | s   s   |   12 registers of sums,
+      x of time 1               | s   s   |   | s   s   |   each s += x * w
+      x of time 2               | s   s   |   | s   s   |
 
-Twelve independent sums hide the latency of a multiply-add. A tile of one time,
-as blocks of one sample need it, has only two, so there the chains run side by
-side: the same sums in the same order, only more of them at once.
+Twelve independent sums hide the latency of a multiply-add, and each register of
+weights or input that is loaded serves two or three of them. A tile of one time,
+as blocks of one sample need it, still has four sums: that is what chains are for.
 
 ``channels``: depthwise layers (one filter per group); x is a vector too.
 
@@ -39,7 +39,6 @@ filter. The lanes are the chains of one output, and are added at the end::
                                                              (s0 + s4) + (s2 + s6) + ...
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 from llvmlite import ir
@@ -81,7 +80,7 @@ class _LayerCode:
         x, y, self.weights, self.bias = pointers
         kernel, panels = self.kernel, self.kernel.panels(self.target)
         for panel in panels:
-            times = self.target.sums // len(panel.widths)
+            times = self.target.sums // (len(panel.widths) * kernel.chains)
             tile = partial(self._panel_tile, panel)
             self.code.cover(self.frames, times, tile, [x, y], [self.x_step, self.y_step])
         width = 4 * sum(panel.width for panel in panels)
@@ -98,39 +97,30 @@ class _LayerCode:
     def _panel_tile(self, panel: Panel, pointers: list[ir.Value], times: int) -> None:
         """`times` outputs of the filters of one panel."""
         x, y = pointers
-        sums = self._total(panel, x, times, 0, 1)
+        sums = self._in_pairs(self._sums(panel, x, times))
         for (n, lane, width), value in zip(_cells(panel, times), sums, strict=True):
             first = panel.first + lane
             bias = self.code.read(self.code.at(self.bias, 4 * first), self.code.vector(width))
             value = self.code.fadd(value, bias)
             self._finish(x, y, n, value, first, min(width, panel.filters - lane))
 
-    def _total(self, panel: Panel, x: ir.Value, times: int, first: int, step: int) -> list:
-        """Sums over the chains first, first + step, ...: one pass if they fit, else two halves."""
-        chains = range(first, self.kernel.chains, step)
-        if len(chains) == 1 or len(chains) * times * len(panel.widths) <= self.target.sums:
-            return self._in_pairs(self._pass(panel, x, times, chains))
-        even = self._total(panel, x, times, first, 2 * step)
-        odd = self._total(panel, x, times, first + step, 2 * step)
-        return [self.code.fadd(a, b) for a, b in zip(even, odd, strict=True)]
-
     def _in_pairs(self, chains: list[list]) -> list:
-        """The sums of several chains in registers, added as `_total` adds its halves."""
+        """The sums of all chains, c and c + chains / 2 added, and so on."""
         if len(chains) == 1:
             return chains[0]
         even, odd = self._in_pairs(chains[::2]), self._in_pairs(chains[1::2])
         return [self.code.fadd(a, b) for a, b in zip(even, odd, strict=True)]
 
-    def _pass(self, panel: Panel, x: ir.Value, times: int, chains: range) -> list[list]:
-        """Run through the terms of these chains, side by side; the sums of each."""
+    def _sums(self, panel: Panel, x: ir.Value, times: int) -> list[list]:
+        """Run through all terms; for each chain its sums, in the order of `_cells`."""
         code, kernel = self.code, self.kernel
         cells = _cells(panel, times)
         weights = code.at(self.weights, panel.weights)
 
-        def row(chains: Sequence[int], i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+        def row(chains: int, i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             here = self._row(x, i)
             row_weights = code.at(weights, code.mul(i, INT(4 * kernel.chains * panel.width)))
-            places = [(chain, *cell) for chain in chains for cell in cells]
+            places = [(chain, *cell) for chain in range(chains) for cell in cells]
             after = []
             for (chain, n, lane, width), total in zip(places, sums, strict=True):
                 kind = code.vector(width)
@@ -145,10 +135,10 @@ class _LayerCode:
 
         zeros = [code.number(0, code.vector(width)) for _, _, width in cells]
         full, rest = divmod(kernel.terms, kernel.chains)
-        sums = code.repeat(full, partial(row, chains), zeros * len(chains))
-        if last := [chain for chain in chains if chain < rest]:  # the first ones of `chains`
-            size = len(last) * len(cells)
-            sums[:size] = row(last, INT(full), sums[:size])
+        sums = code.repeat(full, partial(row, kernel.chains), zeros * kernel.chains)
+        if rest:
+            size = rest * len(cells)
+            sums[:size] = row(rest, INT(full), sums[:size])
         return [sums[i : i + len(cells)] for i in range(0, len(sums), len(cells))]
 
     # Lanes are chains of terms
