@@ -69,40 +69,44 @@ class _LayerCode:
             times = max(1, target.sums * target.lanes // kernel.chains)
             code.cover(self.frames, times, self._term_tile, [x, y], [self.x_step, self.y_step])
         else:
-            code.repeat(kernel.bands, self._band, [x, y, self.weights, self.bias])
+            code.repeat(kernel.bands, self._band, [x, x, y, self.weights, self.bias])
         if kernel.activation in Activations.LONG:
             frames = code.mul(self.frames, INT(kernel.filters))
             code.cover(frames, target.lanes, self._activate, [x, y], [4, 4])
         code.ret_void()
 
-    def _band(self, _: ir.Value, pointers: list[ir.Value]) -> list[ir.Value]:
-        """All filters of a band, panel by panel: a panel's weights stay in the L1 cache."""
-        x, y, self.weights, self.bias = pointers
-        kernel, panels = self.kernel, self.kernel.panels(self.target)
-        for panel in panels:
-            times = self.target.sums // (len(panel.widths) * kernel.chains)
-            tile = partial(self._panel_tile, panel)
-            self.code.cover(self.frames, times, tile, [x, y], [self.x_step, self.y_step])
-        width = 4 * sum(panel.width for panel in panels)
-        steps = (
-            4 * kernel.in_channels // kernel.bands,
-            4 * kernel.band_filters,
-            kernel.terms * width,
-            width,
-        )
-        return [self.code.at(p, step) for p, step in zip(pointers, steps, strict=True)]
-
     # Lanes are filters, or the channels of a depthwise layer
+
+    def _band(self, _: ir.Value, pointers: list[ir.Value]) -> list[ir.Value]:
+        """All filters of a band. The pointers move on to the next one."""
+        for panel, count in self.kernel.panels(self.target):
+            pointers = self.code.repeat(count, partial(self._panel, panel), pointers)
+        channels = self.kernel.in_channels // self.kernel.bands
+        return [self.code.at(pointers[0], 4 * channels), *pointers[1:]]
+
+    def _panel(self, panel: Panel, _: ir.Value, pointers: list[ir.Value]) -> list[ir.Value]:
+        """All frames of the filters of one panel: its weights stay in the L1 cache.
+
+        The pointers are the band's input, and of the first filter its channel
+        of the input (for the residual), its output, weights and bias.
+        """
+        code, kernel = self.code, self.kernel
+        x, same, y, self.weights, self.bias = pointers
+        times = self.target.sums // (len(panel.widths) * kernel.chains)
+        steps = [self.x_step, self.x_step, self.y_step]
+        code.cover(self.frames, times, partial(self._panel_tile, panel), [x, same, y], steps)
+        moves = [4 * panel.filters] * 2 + [4 * kernel.terms * panel.width, 4 * panel.width]
+        return [x, *(code.at(p, move) for p, move in zip(pointers[1:], moves, strict=True))]
 
     def _panel_tile(self, panel: Panel, pointers: list[ir.Value], times: int) -> None:
         """`times` outputs of the filters of one panel."""
-        x, y = pointers
-        sums = self._in_pairs(self._sums(panel, x, times))
+        x, same, y = pointers
+        terms = same if self.kernel.across == "channels" else x
+        sums = self._in_pairs(self._sums(panel, terms, times))
         for (n, lane, width), value in zip(_cells(panel, times), sums, strict=True):
-            first = panel.first + lane
-            bias = self.code.read(self.code.at(self.bias, 4 * first), self.code.vector(width))
+            bias = self.code.read(self.code.at(self.bias, 4 * lane), self.code.vector(width))
             value = self.code.fadd(value, bias)
-            self._finish(x, y, n, value, first, min(width, panel.filters - lane))
+            self._finish(same, y, n, value, lane, min(width, panel.filters - lane))
 
     def _in_pairs(self, chains: list[list]) -> list:
         """The sums of all chains, c and c + chains / 2 added, and so on."""
@@ -115,21 +119,20 @@ class _LayerCode:
         """Run through all terms; for each chain its sums, in the order of `_cells`."""
         code, kernel = self.code, self.kernel
         cells = _cells(panel, times)
-        weights = code.at(self.weights, panel.weights)
 
         def row(chains: int, i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             here = self._row(x, i)
-            row_weights = code.at(weights, code.mul(i, INT(4 * kernel.chains * panel.width)))
+            weights = code.at(self.weights, code.mul(i, INT(4 * kernel.chains * panel.width)))
             places = [(chain, *cell) for chain in range(chains) for cell in cells]
             after = []
             for (chain, n, lane, width), total in zip(places, sums, strict=True):
                 kind = code.vector(width)
                 place = n * self.x_step + 4 * chain
                 if kernel.across == "channels":
-                    value = code.read(code.at(here, place + 4 * (panel.first + lane)), kind)
+                    value = code.read(code.at(here, place + 4 * lane), kind)
                 else:
                     value = code.splat(code.read(code.at(here, place)), width)
-                w = code.read(code.at(row_weights, 4 * (chain * panel.width + lane)), kind)
+                w = code.read(code.at(weights, 4 * (chain * panel.width + lane)), kind)
                 after.append(code.multiply_add(value, w, total))
             return after
 

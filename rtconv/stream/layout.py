@@ -75,22 +75,18 @@ class Target:
 
 @dataclass(frozen=True)
 class Panel:
-    """Filters of a band that are computed together.
+    """Filters of a layer that are computed together.
 
     Attributes
     ----------
     widths : tuple of int
         Lengths of one or two vectors; the last one may reach beyond the filters.
-    first, filters : int
-        The first filter of the band, and their number.
-    weights : int
-        Where the panel's weights begin in those of the band, in bytes.
+    filters : int
+        How many there are.
     """
 
     widths: tuple[int, ...]
-    first: int
     filters: int
-    weights: int
 
     @property
     def width(self) -> int:
@@ -175,42 +171,41 @@ class Kernel:
         """Rows of `chains` terms, the last one perhaps shorter."""
         return ceil(self.terms / self.chains)
 
-    def panels(self, target: Target) -> list[Panel]:
-        """The panels of a band."""
-        full, rest = divmod(self.band_filters, target.lanes)
-        widths = [target.lanes] * full + [1 << (rest - 1).bit_length()] * (rest > 0)
-        panels, first, weights = [], 0, 0
-        for i in range(0, len(widths), 2):
-            two = tuple(widths[i : i + 2])
-            panels.append(Panel(two, first, min(sum(two), self.band_filters - first), weights))
-            first += sum(two)
-            weights += 4 * self.terms * sum(two)
+    def panels(self, target: Target) -> list[tuple[Panel, int]]:
+        """The panels of a band: so many full ones, and perhaps a smaller one."""
+        full, rest = divmod(self.band_filters, 2 * target.lanes)
+        panels = [(Panel((target.lanes, target.lanes), 2 * target.lanes), full)] if full else []
+        if rest:
+            vectors, odd = divmod(rest, target.lanes)
+            widths = [target.lanes] * vectors + [1 << (odd - 1).bit_length()] * (odd > 0)
+            panels.append((Panel(tuple(widths), rest), 1))
         return panels
 
     def pack_weights(self, dense: np.ndarray, target: Target) -> np.ndarray:
         """Dense weights in the order in which the code reads them, (n,) float32."""
         oldest_first = dense.reshape(self.kernel_size, -1, self.filters)[::-1]
-        by_term = oldest_first.reshape(self.terms, self.bands, self.band_filters)
+        by_term = oldest_first.reshape(self.terms, self.filters)
         if self.across == "terms":
             padding = self.rows * self.chains - self.terms
-            return np.pad(by_term[:, 0], ((0, padding), (0, 0))).T.ravel()
-        parts = [
-            np.pad(
-                by_term[:, band, panel.first : panel.first + panel.filters],
-                ((0, 0), (0, panel.width - panel.filters)),
-            )
-            for band in range(self.bands)
-            for panel in self.panels(target)
-        ]
-        return np.concatenate([part.ravel() for part in parts])
+            return np.pad(by_term, ((0, padding), (0, 0))).T.ravel()
+        return np.concatenate([part.ravel() for part in self._padded_parts(by_term, target)])
 
     def pack_bias(self, bias: np.ndarray | None, target: Target) -> np.ndarray:
-        """The bias of each band, padded as the weights are, (n,) float32."""
-        by_band = np.zeros((self.bands, self.band_filters), np.float32)
-        if bias is not None:
-            by_band[:] = bias.reshape(by_band.shape)
-        width = sum(panel.width for panel in self.panels(target))
-        return np.pad(by_band, ((0, 0), (0, width - self.band_filters))).ravel()
+        """The bias, padded as the weights are, (n,) float32."""
+        if bias is None:
+            bias = np.zeros(self.filters, np.float32)
+        return np.concatenate(self._padded_parts(bias, target), dtype=np.float32)
+
+    def _padded_parts(self, array: np.ndarray, target: Target) -> list[np.ndarray]:
+        """What belongs to each panel of each band; filters are the last axis."""
+        panels = [panel for panel, count in self.panels(target) for _ in range(count)]
+        parts, first = [], 0
+        for panel in panels * self.bands:
+            part = array[..., first : first + panel.filters]
+            padding = [(0, 0)] * (array.ndim - 1) + [(0, panel.width - panel.filters)]
+            parts.append(np.pad(part, padding))
+            first += panel.filters
+        return parts
 
     def offsets(self, dilation_rate: int) -> np.ndarray:
         """Bytes from the newest row to the first term of each row of chains, (rows,) int64."""
