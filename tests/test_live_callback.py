@@ -5,12 +5,22 @@ import ctypes
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rtconv.live.callback import INPUT_OVERFLOW, callback_address, callback_module
 from rtconv.live.ring import Ring
+<<<<<<< HEAD
 from rtconv.stream.codegen import network_module
 from rtconv.stream.compiled import CompiledNetwork, compile_object, host_target
 from rtconv.stream.layout import Layout
+=======
+from rtconv.model.detector import Output
+from rtconv.model.layers import Layer
+from rtconv.stream.codegen import Layout, network_module
+from rtconv.stream.compiled import CompiledNetwork, compile_object, host_target
+from rtconv.stream.events import EventPicker
+>>>>>>> c50c460 (Sessions, decimation, triggers on the output, waiting for devices)
 from tests.contract import table
 
 PaStreamCallback = ctypes.CFUNCTYPE(
@@ -145,3 +155,91 @@ def undefined_symbols(code):
     names = sections[b".strtab"]
     undefined = symbols["name"][symbols["section"] == 0]
     return {names[i:].split(b"\0")[0].decode() for i in undefined} - {""}
+
+
+IDENTITY = [Layer(np.ones((1, 1), np.float32))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    threshold=st.sampled_from([0.3, 0.5, 0.7]),
+    fall=st.sampled_from([0.0, 0.2]),
+    refractory=st.sampled_from([0.0, 0.0125, 0.1, 0.3]),
+)
+def test_the_trigger_crosses_where_the_picker_does(seed, threshold, fall, refractory):
+    """Random scores, with NaN among them, in random blocks: one pulse for every event."""
+    rng = np.random.default_rng(seed)
+    scores = rng.uniform(0, 1, (500, 1)).astype(np.float32)
+    scores = np.where(rng.random((500, 1)) < 0.5, np.float32(0.5), scores)
+    scores[rng.random(500) < 0.02] = np.nan
+    output = Output(
+        name="x",
+        threshold=threshold,
+        release=threshold - fall,
+        refractory=refractory,
+        max_hold=1,
+        decision="crossing",
+    )
+    picker = EventPicker(output, samplerate=1000)
+    expected = [event.sample for event in picker.push(scores[:, 0])]
+    ring = Ring([CompiledNetwork(IDENTITY)], [[0]], 1, frames=1000, blocks=1000)
+    ring.set_trigger(output, 1000, length=1, level=0.25, channel=2)
+    ring.control["output_channels"] = 3
+    played = np.full((500, 3), np.nan, np.float32)
+    position = 0
+    for length in partition(rng, 500, 40):
+        part = slice(position, position + length)
+        call(ring, scores[part], output=played[part])
+        position += length
+    assert np.flatnonzero(played[:, 1]).tolist() == expected
+    assert set(played[expected, 1]) <= {np.float32(0.25)}
+    assert not played[:, [0, 2]].any()
+    assert int(ring.control["triggers"]) == len(expected)
+    told = ring.read().blocks["trigger"]
+    assert set(told[told >= 0]) <= set(expected)
+    assert bool(expected) == bool((told >= 0).any())
+
+
+def test_pulses_across_blocks_scores_as_sound_and_a_pattern():
+    scores = np.zeros((100, 1), np.float32)
+    scores[[10, 60], 0] = 1.0, 5.0
+    scores[99] = np.nan
+    ring = Ring([CompiledNetwork(IDENTITY)], [[0]], 1, frames=1000, blocks=100)
+    output = Output(
+        name="x", threshold=0.5, release=0.2, refractory=0, max_hold=1, decision="crossing"
+    )
+    ring.set_trigger(output, 1000, length=15, level=0.5, channel=1)
+    ring.control["score_channel"] = 1
+    ring.control["output_channels"] = 2
+    played = np.full((100, 2), np.nan, np.float32)
+    for first in range(0, 100, 7):
+        call(ring, scores[first : first + 7], output=played[first : first + 7])
+    expected = np.zeros(100, np.float32)
+    expected[10:25] = expected[60:75] = 0.5
+    np.testing.assert_array_equal(played[:, 0], expected)
+    np.testing.assert_array_equal(played[:, 1], np.nan_to_num(scores[:, 0]).clip(-1, 1))
+
+    pattern = np.array([0.1, 0.2, 0.3], np.float32)
+    ring.play_pattern(pattern, period=50)
+    ring.control["score_channel"] = -1
+    call(ring, np.zeros((100, 1)), output=played)
+    expected = np.zeros((100, 2), np.float32)
+    expected[0:3, 0] = expected[50:53, 0] = pattern
+    np.testing.assert_array_equal(played, expected)
+
+
+def test_no_trigger_while_scores_are_invalid():
+    """After an overflow until the network has forgotten what was before."""
+    layers = table()["dilated"]
+    ring = Ring([CompiledNetwork(layers)], [[0]], 1, frames=1000, blocks=100, memory=62)
+    output = Output(
+        name="x", threshold=-9, release=-9, refractory=0, max_hold=1, decision="crossing"
+    )
+    ring.set_trigger(output, 1000, length=1, level=1, channel=1)
+    ring.control["output_channels"] = 1
+    played = np.zeros((200, 1), np.float32)
+    x = np.random.default_rng(0).normal(0, 0.3, (200, 1)).astype(np.float32)
+    call(ring, x[:100], output=played[:100])
+    call(ring, x[100:], flags=INPUT_OVERFLOW, output=played[100:])
+    assert np.flatnonzero(played[:, 0]).tolist() == [0, 162]

@@ -156,9 +156,7 @@ def _callback(module: ir.Module, target: Target, now: ir.Function, write: ir.Fun
     control = _Structure(code, address, CONTROL)
     begin = code.call(now, [address])
     with code.if_then(code.icmp_signed("!=", control["output_channels"], INT(0))):
-        size = code.mul(frames, code.mul(control["output_channels"], INT(4)))
-        zero, plain = ir.IntType(8)(0), ir.IntType(1)(0)
-        code.intrinsic("llvm.memset.p0.i64", _VOID, [output, zero, size, plain])
+        _play(code, control, output, frames)
     blocks, samples = control["blocks_written"], control["samples_written"]
     block_room = code.sub(
         control["block_capacity"], code.sub(blocks, control.acquire("blocks_read"))
@@ -177,12 +175,33 @@ def _callback(module: ir.Module, target: Target, now: ir.Function, write: ir.Fun
             index = code.srem(blocks, control["block_capacity"])
             place = code.at(control["blocks"], code.mul(index, INT(BLOCK.itemsize)))
             block = _Structure(code, place, BLOCK)
+            position = control["position"]
             code.call(write, [input_, output, frames, flags, place, address])
+            fired = code.icmp_signed(">=", control["last_trigger"], position)
+            block["trigger"] = code.select(fired, control["last_trigger"], INT(-1))
             block["adc_time"] = code.load(times, typ=_DOUBLE, align=8)
             block["arrived"] = begin
             block["spent"] = code.sub(code.call(now, [address]), begin)
             control.release("blocks_written", code.add(blocks, INT(1)))
     code.ret(_INT32(0))
+
+
+def _play(code: Code, control: _Structure, output: ir.Value, frames: ir.Value) -> None:
+    """Silence on the output, or the pattern, which begins at every multiple of its period."""
+    channels = control["output_channels"]
+    size = code.mul(frames, code.mul(channels, INT(4)))
+    zero, plain = ir.IntType(8)(0), ir.IntType(1)(0)
+    code.intrinsic("llvm.memset.p0.i64", _VOID, [output, zero, size, plain])
+
+    def body(n: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        place = code.srem(code.add(control["position"], n), control["pattern_period"])
+        with code.if_then(code.icmp_signed("<", place, control["pattern_length"])):
+            sample = code.read(code.at(control["pattern"], code.mul(place, INT(4))))
+            code.write(sample, code.at(output, code.mul(code.mul(n, channels), INT(4))))
+        return []
+
+    with code.if_then(code.icmp_signed(">", control["pattern_length"], INT(0))):
+        code.repeat(frames, body)
 
 
 def _write(module: ir.Module, target: Target, segment: ir.Function) -> ir.Function:

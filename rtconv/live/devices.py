@@ -6,9 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from rtconv.errors import RtconvError
-from rtconv.live.portaudio import portaudio
+from rtconv.live.portaudio import portaudio, quiet
+
+#: Hz.
+USUAL_SAMPLERATES = (8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000, 192000)
 
 Kind = Literal["input", "output"]
+
+
+class DeviceMissingError(RtconvError):
+    """The device that is wanted is not there; it may come."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def find_device(wanted: int | str | None, kind: Kind = "input") -> Device:
     Raises
     ------
     RtconvError
-        If there is none such, or the name fits several.
+        If the name fits several; `DeviceMissingError` if there is none such.
     """
     devices = [device for device in list_devices() if device.channels(kind)]
     if wanted is None:
@@ -98,13 +105,29 @@ def find_device(wanted: int | str | None, kind: Kind = "input") -> Device:
     return _only(found, devices, kind, f"there is no {kind} device {wanted!r}")
 
 
+def supported_samplerates(device: Device, channels: int) -> list[int]:
+    """Of the usual samplerates those that an input device takes, Hz."""
+    return [rate for rate in USUAL_SAMPLERATES if supports(device, channels, rate)]
+
+
+def supports(device: Device, channels: int, samplerate: int) -> bool:
+    """Whether an input device takes so many channels at this samplerate."""
+    sounddevice = portaudio()
+    try:
+        with quiet():
+            sounddevice.check_input_settings(device.number, channels, "float32", None, samplerate)
+    except (sounddevice.PortAudioError, ValueError):
+        return False
+    return True
+
+
 def _only(found: list[Device], devices: list[Device], kind: Kind, otherwise: str) -> Device:
     if len(found) == 1:
         return found[0]
     if found:
         raise RtconvError(f"several {kind} devices fit, choose one by its number: {_names(found)}")
     there = f"there are {_names(devices)}" if devices else f"there is no {kind} device at all"
-    raise RtconvError(f"{otherwise}; {there}")
+    raise DeviceMissingError(f"{otherwise}; {there}")
 
 
 def _names(devices: Sequence[Device]) -> str:

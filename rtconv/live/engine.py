@@ -10,23 +10,30 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from rtconv.errors import RtconvError
-from rtconv.live.gaps import GapFinder, Loss, Piece
-from rtconv.live.source import Channel, Source
+from rtconv.live import portaudio
+from rtconv.live.devices import DeviceMissingError
+from rtconv.live.gaps import GapFinder, Loss, Piece, Run
+from rtconv.live.source import Channel, Source, Trigger
 from rtconv.live.statistics import Statistics
 from rtconv.stream.detector import Detector
 from rtconv.stream.events import Event, Gap
+from rtconv.stream.session import SessionWriter
 from rtconv.stream.tracker import Tracker
 
 #: Events and gaps that wait for the user's thread; further ones are dropped.
 QUEUE_SIZE = 10_000
 #: Seconds between two looks of the reader into the ring.
 _READ_INTERVAL = 0.01
-#: Seconds between attempts to open a device: the first, and the longest.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+#: Seconds between attempts to open a device: the shortest, a part of the time since it was lost,
+#: and the longest. Every attempt costs the system's sound libraries some memory for good.
+_FIRST_PAUSE, _PART, _LONGEST_PAUSE = 0.2, 0.02, 30.0
+#: A jump of the clock that runs on while the machine sleeps, seconds.
+_SLEEP = 0.1
 
 
 def listen(
@@ -36,6 +43,9 @@ def listen(
     blocksize: int = 64,
     channel: Channel = 1,
     duration: float | None = None,
+    wait: bool = False,
+    trigger: Trigger | None = None,
+    record: Path | str | None = None,
     on_message: Callable[[str], None] | None = None,
     on_scores: Callable[[np.ndarray], None] | None = None,
 ) -> "LiveDetector":
@@ -56,8 +66,15 @@ def listen(
         channels takes the first ones, or as many as are listed.
     duration : float, optional
         Seconds of the stream's clock, after which it ends by itself.
+    wait : bool
+        Wait for a device that is not there yet, instead of raising.
+    trigger : Trigger, optional
+        Sends a pulse to an output device at every crossing of the first output,
+        or its score as sound.
+    record : path, optional
+        Where to record the session; see `rtconv.stream.session`.
     on_message : callable, optional
-        Is told, in another thread, what happens to the device.
+        Is told, perhaps in another thread, what happens to the device.
     on_scores : callable, optional
         Is given, in another thread, the scores as they come, (frames, columns),
         float32; with several channels the columns of the first come first.
@@ -67,7 +84,20 @@ def listen(
     LiveDetector
         Use it in a ``with`` statement; entering opens the device.
     """
-    return LiveDetector(detector, device, blocksize, channel, duration, on_message, on_scores)
+    if blocksize < 1:
+        raise RtconvError(f"blocksize is {blocksize}, it must be at least 1")
+
+    def open_source() -> Source:
+        return Source(detector.model, device, blocksize, channel, trigger)
+
+    return LiveDetector(
+        open_source,
+        duration,
+        wait,
+        record,
+        on_message or (lambda message: None),
+        on_scores or (lambda scores: None),
+    )
 
 
 class LiveDetector:
@@ -83,36 +113,41 @@ class LiveDetector:
 
     def __init__(
         self,
-        detector: Detector,
-        device: int | str | None,
-        blocksize: int,
-        channel: Channel,
+        open_source: Callable[[], Source],
         duration: float | None,
-        on_message: Callable[[str], None] | None,
-        on_scores: Callable[[np.ndarray], None] | None,
+        wait: bool,
+        record: Path | str | None,
+        tell: Callable[[str], None],
+        show: Callable[[np.ndarray], None],
     ) -> None:
-        if blocksize < 1:
-            raise RtconvError(f"blocksize is {blocksize}, it must be at least 1")
-        self.model = detector.model
-        self.statistics = Statistics(samplerate=detector.samplerate)
-        self._open = lambda: Source(detector.model, device, blocksize, channel)
-        self._end = None if duration is None else round(duration * detector.samplerate)
-        self._tell = on_message or (lambda message: None)
-        self._show = on_scores or (lambda scores: None)
+        self.statistics = Statistics()
+        self._open_source, self._duration, self._wait = open_source, duration, wait
+        self._record, self._tell, self._show = record, tell, show
         self._records: queue.Queue[Event | Gap] = queue.Queue(QUEUE_SIZE)
         self._finished = threading.Event()
         self._stop = threading.Event()
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
+        self._session: SessionWriter | None = None
 
     def __enter__(self) -> "LiveDetector":
-        self._source = self._open()
-        self._tracker = Tracker(self.model, self._source.channels)
-        self._gaps = GapFinder(self.model.samplerate)
+        self._source = source = self._wait_for_source() if self._wait else self._open_source()
+        model = source.model
+        if self._record is not None:
+            self._session = SessionWriter(
+                self._record,
+                model.name,
+                str(source.device),
+                model.samplerate,
+                source.channels,
+                model.channels,
+            )
+        self.statistics.start(source)
+        self._end = None if self._duration is None else round(self._duration * model.samplerate)
+        self._tracker = Tracker(model, source.channels)
+        self._gaps = GapFinder(model.samplerate)
         self._asked_reset = False
-        self.statistics.device = str(self._source.device)
-        self.statistics.latency = self._source.latency
-        self.statistics.locked = self._source.locked
+        self._slept = _time_asleep()
         self._thread = threading.Thread(target=self._run, daemon=True, name="rtconv-reader")
         self._thread.start()
         return self
@@ -150,29 +185,50 @@ class LiveDetector:
         except queue.Empty:
             return events
 
+    def stop(self) -> None:
+        """Let the stream end soon; does not wait for it."""
+        self._stop.set()
+
     def close(self) -> None:
         """Stop listening. What was decided by then can still be fetched."""
-        self._stop.set()
+        self.stop()
         if self._thread is not None:
             self._thread.join()
+
+    def _wait_for_source(self) -> Source:
+        told = False
+        for _ in _attempts(self._stop):
+            try:
+                return self._open_source()
+            except DeviceMissingError as error:
+                if not told:
+                    self._tell(f"{error}; waiting for it")
+                told = True
+                portaudio.restart()
+        raise RtconvError("stopped before there was a device")
 
     def _run(self) -> None:
         """Run the reader thread."""
         try:
             while not self._stop.is_set():
+                self._notice_sleep()
                 self._drain()
                 if not self._stop.is_set() and not self._source.alive():
                     self._reopen()
                 self._stop.wait(_READ_INTERVAL)
             self._source.close()
+        except Exception as error:  # handed to the user's thread
+            self._error = error
+        try:
             self._drain()
             for piece in self._gaps.finish():
                 self._take(piece)
-        except Exception as error:  # handed to the user's thread
-            self._error = error
-        finally:
             for event in self._tracker.finish():
                 self._put(event)
+            self._write_session(lambda session: session.close())
+        except Exception as error:
+            self._error = self._error or error
+        finally:
             self._finished.set()
 
     def _drain(self) -> None:
@@ -184,48 +240,86 @@ class LiveDetector:
         if self._tracker.waits_for_reset and not self._asked_reset:
             self._source.want_reset()
             self._asked_reset = True
+        self.statistics.look(self._gaps, self._source.triggers)
 
     def _take(self, piece: Piece) -> None:
-        """Hand a piece of the stream to the tracker, as far as the duration reaches."""
+        """Hand a piece of the stream to the tracker and to the recording."""
         if self._end is not None and self._tracker.position >= self._end:
-            self._stop.set()
             return
         if isinstance(piece, Loss):
             self.statistics.gaps += 1
             self.statistics.lost += piece.length or 0
+            self._write_session(lambda session: session.gap(piece.length, piece.reason))
             for record in self._tracker.gap(piece.length, piece.reason):
                 self._put(record)
-            return
-        if piece.reset:
-            self._tracker.reset()
-            self._asked_reset = False
-        scores = piece.chunk.scores
-        if self._end is not None:
-            left = self._end - self._tracker.position
-            scores = [columns[:left] for columns in scores]
-        self._show(np.concatenate(scores, axis=1))
-        for event in self._tracker.push(scores):
-            self._put(event)
+        else:
+            self._take_run(piece)
         if self._end is not None and self._tracker.position >= self._end:
             self._stop.set()
+
+    def _take_run(self, run: Run) -> None:
+        if run.reset:
+            self._tracker.reset()
+            self._asked_reset = False
+            self._write_session(lambda session: session.reset())
+        chunk = run.chunk
+        if self._end is not None:
+            chunk = chunk.head(self._end - self._tracker.position)
+        sizes = chunk.blocks["frames"].tolist()
+        self._write_session(lambda session: session.push(chunk.samples, sizes))
+        self._show(np.concatenate(chunk.scores, axis=1))
+        for event in self._tracker.push(chunk.scores):
+            self._put(event)
 
     def _put(self, record: Event | Gap) -> None:
         self.statistics.events += isinstance(record, Event)
         try:
             self._records.put_nowait(record)
         except queue.Full:
+            if not self.statistics.dropped:
+                self._tell(f"events are dropped, {QUEUE_SIZE} of them were not fetched")
             self.statistics.dropped += 1
+
+    def _write_session(self, write: Callable[[SessionWriter], None]) -> None:
+        """Record; a recording that fails is told and ends, listening goes on."""
+        if self._session is None:
+            return
+        try:
+            write(self._session)
+        except RtconvError as error:
+            self._session = None
+            self._tell(f"{error}; the recording ends here")
+
+    def _notice_sleep(self) -> None:
+        """Find out whether the machine slept: only one of two clocks ran on meanwhile."""
+        asleep = _time_asleep() - self._slept
+        if asleep > _SLEEP:
+            self._slept += asleep
+            self._gaps.interrupted("the machine slept", asleep)
+            self._tell(f"the machine slept for {asleep:.0f} s")
 
     def _reopen(self) -> None:
         """Wait until the device is back."""
-        lost_at = self._source.last_block
+        self._gaps.interrupted("device lost")
         self._tell(f"{self._source.device}: is lost, waiting for it")
-        pause = _FIRST_PAUSE
-        while not self._source.reopen():
-            if self._stop.wait(pause):
-                break
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        else:
-            self.statistics.reopened += 1
-            self._tell(f"{self._source.device}: is back")
-        self._gaps.lost(time.monotonic() - lost_at, "device lost")
+        for _ in _attempts(self._stop):
+            if self._source.reopen():
+                self.statistics.reopened += 1
+                self._tell(f"{self._source.device}: is back")
+                return
+
+
+def _attempts(stop: threading.Event) -> Iterator[None]:
+    """Attempts with growing pauses until `stop` is set."""
+    begin = time.monotonic()
+    while not stop.is_set():
+        yield
+        elapsed = time.monotonic() - begin
+        stop.wait(min(max(_FIRST_PAUSE, _PART * elapsed), _LONGEST_PAUSE))
+
+
+def _time_asleep() -> float:
+    """Seconds that this machine has slept, up to a constant; 0 where it cannot be known."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)

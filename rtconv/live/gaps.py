@@ -77,30 +77,40 @@ class GapFinder:
     Attributes
     ----------
     drift : float
-        Seconds by which the sample clock fell behind the wall clock since the
-        stream was opened, apart from losses.
+        Parts per million by which the sample clock is slower than the wall
+        clock since the stream was opened, apart from losses; NaN until ten
+        seconds have passed.
     """
 
     def __init__(self, samplerate: int) -> None:
         self.samplerate = samplerate
         self._suspicion: _Suspicion | None = None
         self._before: list[Piece] = []
+        self._interruption: tuple[str, float | None, float] | None = None
         self._start_again()
 
     def _start_again(self) -> None:
-        self.drift = 0.0
+        self.drift = np.nan
         self._last: np.void | None = None  # the last block
         self._samples = 0  # that arrived or are known to be missing
         self._window = (0.0, np.inf, 0.0)  # its begin, smallest lag and longest interval
         self._usual: tuple[float, float] | None = None  # lag and interval, of a whole window
-        self._first_lag: float | None = None
+        self._first_lag: tuple[float, float] | None = None  # time and lag
 
-    def lost(self, seconds: float | None, reason: str) -> None:
-        """Note a loss that is known from elsewhere, before the next block."""
+    def interrupted(self, reason: str, asleep: float = 0.0) -> None:
+        """Note that the stream broke off, and goes on with the next block.
+
+        Parameters
+        ----------
+        reason : str
+        asleep : float
+            Seconds that passed meanwhile without being counted by the clock of
+            the blocks, because the machine slept.
+        """
         self._before = list(self.finish())
-        length = None if seconds is None else max(0, round(seconds * self.samplerate))
-        self._before.append(Loss(length, reason))
+        last_arrival = None if self._last is None else float(self._last["arrived"]) * 1e-9
         self._start_again()
+        self._interruption = (reason, last_arrival, asleep)
 
     def push(self, chunk: Chunk) -> Iterator[Piece]:
         """Take the next blocks.
@@ -113,6 +123,8 @@ class GapFinder:
         yield from self._before
         self._before = []
         blocks = chunk.blocks
+        if self._interruption is not None:
+            yield self._end_interruption(blocks[0])
         pauses = self._pauses(blocks)
         special = pauses | (blocks["flags"] != 0) | (blocks["lost"] > 0) | (blocks["reset"] > 0)
         cuts = sorted({0, *np.flatnonzero(special).tolist(), len(blocks)})
@@ -130,6 +142,19 @@ class GapFinder:
         if self._suspicion is not None:
             yield from self._suspicion.held
             self._suspicion = None
+        if self._interruption is not None:
+            yield Loss(None, self._interruption[0])
+            self._interruption = None
+
+    def _end_interruption(self, block: np.void) -> Loss:
+        """The loss between the last block before an interruption and the first after it."""
+        assert self._interruption is not None
+        reason, last_arrival, asleep = self._interruption
+        self._interruption = None
+        if last_arrival is None:
+            return Loss(None, reason)
+        seconds = float(block["arrived"]) * 1e-9 - last_arrival + asleep
+        return Loss(max(0, round(seconds * self.samplerate) - int(block["frames"])), reason)
 
     def _give(self, piece: Piece) -> Iterator[Piece]:
         if self._suspicion is None:
@@ -230,7 +255,9 @@ class GapFinder:
             yield from self._lose(length, "samples missing against the clock")
             lag = self._usual[0]
         if self._first_lag is None:
-            self._first_lag = lag
-        self.drift = lag - self._first_lag
+            self._first_lag = now, lag
+        elapsed = now - self._first_lag[0]
+        if elapsed > 10:
+            self.drift = 1e6 * (lag - self._first_lag[1]) / elapsed
         self._usual = (lag, longest)
         self._window = (now, np.inf, 0.0)

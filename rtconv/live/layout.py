@@ -57,6 +57,9 @@ CONTROL = _lines(
         ("pulse_level", "f4"),
         ("pulse_channel", "i8"),  # counted from 0
         ("score_channel", "i8"),  # counted from 0, -1 without scores as sound
+        ("pattern", "u8"),  # address of samples that are played once every period
+        ("pattern_length", "i8"),  # samples, 0 without a pattern
+        ("pattern_period", "i8"),  # samples
     ],
 )
 
@@ -83,5 +86,6 @@ BLOCK = np.dtype(
         ("adc_time", "f8"),  # inputBufferAdcTime, s
         ("arrived", "i8"),  # ns, monotonic clock, when the callback was called
         ("spent", "i8"),  # ns in the callback
+        ("trigger", "i8"),  # position of the last pulse that began in it, -1 without one
     ]
 )

@@ -18,9 +18,11 @@ import mmap
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
+from rtconv.config import PickerSettings
 from rtconv.errors import RtconvError
 from rtconv.live.callback import atomics
 from rtconv.live.layout import BLOCK, CACHE_LINE, CONTROL, LANE
@@ -47,12 +49,21 @@ class Chunk:
     def part(self, first: int, last: int) -> "Chunk":
         """The blocks from `first` up to, not including, `last`."""
         ends = np.concatenate([[0], np.cumsum(self.blocks["frames"])])
-        frames = slice(int(ends[first]), int(ends[last]))
-        return Chunk(
-            self.blocks[first:last],
-            [samples[frames] for samples in self.samples],
-            [scores[frames] for scores in self.scores],
-        )
+        return self._cut(self.blocks[first:last], int(ends[first]), int(ends[last]))
+
+    def head(self, frames: int) -> "Chunk":
+        """No more than the first `frames` samples; the last block becomes shorter."""
+        ends = np.cumsum(self.blocks["frames"])
+        if ends[-1] <= frames:
+            return self
+        last = int(np.searchsorted(ends, frames))
+        blocks = self.blocks[: last + 1].copy()
+        blocks["frames"][last] -= ends[last] - frames
+        return self._cut(blocks, 0, frames)
+
+    def _cut(self, blocks: np.ndarray, begin: int, end: int) -> "Chunk":
+        samples = [columns[begin:end] for columns in self.samples]
+        return Chunk(blocks, samples, [columns[begin:end] for columns in self.scores])
 
 
 class Ring:
@@ -132,6 +143,7 @@ class Ring:
             "armed": 1,
             "last_trigger": -(1 << 62),
             "score_channel": -1,
+            "pattern_period": 1,
         }
         for name, value in values.items():
             self.control[name] = value
@@ -146,6 +158,44 @@ class Ring:
     def want_reset(self) -> None:
         """Let the callback reset the networks before its next block."""
         self._store("resets_wanted", int(self.control["resets_wanted"]) + 1)
+
+    def set_trigger(
+        self, settings: PickerSettings, samplerate: int, length: int, level: float, channel: int
+    ) -> None:
+        """Let the callback write a pulse at every crossing of the first network's first score.
+
+        Parameters
+        ----------
+        settings : PickerSettings
+            Threshold, release and refractory time.
+        samplerate : int
+            Hz.
+        length : int
+            Of the pulse, samples.
+        level : float
+        channel : int
+            Of the output device, counted from 1.
+        """
+        values = {
+            "threshold": settings.threshold,
+            "release": settings.release,
+            "refractory": ceil(settings.refractory * samplerate),
+            "pulse_length": length,
+            "pulse_level": level,
+            "pulse_channel": channel - 1,
+        }
+        for name, value in values.items():
+            self.control[name] = value
+
+    def play_pattern(self, pattern: np.ndarray, period: int) -> None:
+        """Let the callback play samples (frames,) on the first output once every `period` samples.
+
+        They begin at the multiples of `period`, counted as the positions of triggers are.
+        """
+        self._pattern = np.ascontiguousarray(pattern, np.float32)
+        self.control["pattern"] = self._pattern.ctypes.data
+        self.control["pattern_period"] = period
+        self.control["pattern_length"] = len(self._pattern)
 
     def read(self, most: int = 1 << 16) -> Chunk | None:
         """Take the blocks that were written, up to `most` samples; None if there is none."""

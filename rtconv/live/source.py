@@ -2,13 +2,18 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import nan
 from typing import Any, Literal
+
+import numpy as np
 
 from rtconv.errors import RtconvError
 from rtconv.live import portaudio
 from rtconv.live.callback import callback_address
-from rtconv.live.devices import Device, find_device
+from rtconv.live.devices import Device, find_device, supported_samplerates, supports
 from rtconv.live.ring import Chunk, Ring
+from rtconv.model.decimation import decimated
 from rtconv.model.detector import Model
 from rtconv.stream.compiled import CompiledNetwork
 
@@ -17,8 +22,48 @@ Channel = int | Sequence[int] | Literal["all"]
 
 #: Seconds of sound that the ring holds.
 RING_SECONDS = 60.0
+#: A device may run at this many times the detector's samplerate.
+MOST_DECIMATION = 24
 #: Seconds without a block after which a device counts as lost: when it started, and later.
 _SILENCE_AT_START, _SILENCE = 3.0, 0.7
+#: The most of a silence that counts at one look, seconds.
+_LOOK = 0.05
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """What is sent to an output device, in the audio callback itself.
+
+    Attributes
+    ----------
+    device : int, str or None
+        As for the input; the default output unless told.
+    length : float
+        Of the pulse at each crossing, seconds; 0 for no pulses.
+    level : float
+        Of the pulse; full scale is 1.
+    channel : int
+        For the pulses, counted from 1.
+    score_channel : int or None
+        For the score as sound, if wanted.
+    """
+
+    device: int | str | None = None
+    length: float = 0.005
+    level: float = 0.5
+    channel: int = 1
+    score_channel: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.length <= 3600:
+            raise RtconvError(f"a pulse of {self.length} s is impossible, 0 to 3600 s are allowed")
+        if not -1 <= self.level <= 1:
+            raise RtconvError(f"the pulse's level is {self.level}, it must lie in -1 to 1")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the output device that are opened."""
+        return max(self.channel, self.score_channel or 0)
 
 
 class Source:
@@ -31,14 +76,21 @@ class Source:
         See `rtconv.live.devices.find_device`.
     blocksize : int
     channel : Channel
+    trigger : Trigger, optional
 
     Attributes
     ----------
     device : Device
+    output : Device or None
+    model : Model
+        At the device's samplerate: with a decimating filter in front where that
+        is a multiple of the detector's.
     channels : list of int
         For each network the channel it listens to, as events name it.
     latency : float
         Of the input, seconds.
+    output_latency : float
+        Of the output, seconds; NaN without one.
     locked : bool
         Whether the memory of the audio callback cannot be paged out.
 
@@ -49,40 +101,78 @@ class Source:
     """
 
     def __init__(
-        self, model: Model, wanted: int | str | None, blocksize: int, channel: Channel
+        self,
+        model: Model,
+        wanted: int | str | None,
+        blocksize: int,
+        channel: Channel,
+        trigger: Trigger | None = None,
     ) -> None:
-        self.model, self.blocksize = model, blocksize
+        self.blocksize, self._trigger = blocksize, trigger
         self.device = find_device(wanted)
+        self.output = None if trigger is None else find_device(trigger.device, "output")
         # Numbers change when devices come and go.
         self._wanted = wanted if wanted is None else str(self.device)
         selected = select_channels(model, self.device, channel)
         self.channels = [
             0 if chosen is None or model.channels > 1 else chosen[0] + 1 for chosen in selected
         ]
-        every = selected[0] is None
         self._device_channels = (
-            self.device.inputs if every else 1 + max(max(chosen or [0]) for chosen in selected)
+            self.device.inputs
+            if selected[0] is None
+            else 1 + max(number for chosen in selected for number in chosen or [])
         )
-        frames = round(RING_SECONDS * model.samplerate)
-        self._ring = Ring(
-            [CompiledNetwork(model.layers) for _ in selected],
+        self.model = _at_samplerate_of(self.device, self._device_channels, model)
+        self._ring = self._make_ring(selected)
+        self.locked = self._ring.locked
+        self._stream: Any = None
+        self.latency = self.output_latency = nan
+        self._looked = self._silent = self._patience = 0.0
+        self._open()
+
+    def _make_ring(self, selected: Sequence[list[int] | None]) -> Ring:
+        frames = round(RING_SECONDS * self.model.samplerate)
+        ring = Ring(
+            [CompiledNetwork(self.model.layers) for _ in selected],
             selected,
             self._device_channels,
             frames,
-            # A card may deliver smaller blocks than it was asked for.
-            blocks=2 * frames // blocksize + 1000,
-            memory=model.memory,
+            blocks=frames // self.blocksize + 1000,
+            memory=self.model.memory,
         )
-        self.locked = self._ring.locked
-        self._stream: Any = None
-        self._open()
+        trigger = self._trigger
+        if trigger is not None and self.output is not None:
+            if not 1 <= trigger.channels <= self.output.outputs:
+                raise RtconvError(
+                    f"{self.output}: has no output channel {trigger.channels}, "
+                    f"it has {self.output.outputs}"
+                )
+            rate = self.model.samplerate
+            ring.set_trigger(
+                self.model.outputs[0],
+                rate,
+                round(trigger.length * rate),
+                trigger.level,
+                trigger.channel,
+            )
+            ring.control["output_channels"] = trigger.channels
+            ring.control["score_channel"] = (trigger.score_channel or 0) - 1
+        return ring
+
+    def play_pattern(self, pattern: np.ndarray, period: int) -> None:
+        """Play samples (frames,) on the output; see `Ring.play_pattern`."""
+        self._ring.play_pattern(pattern, period)
+
+    @property
+    def triggers(self) -> int:
+        """Pulses that were written to the output."""
+        return int(self._ring.control["triggers"])
 
     def read(self) -> Chunk | None:
         """Blocks that came since the last call."""
         chunk = self._ring.read()
         if chunk is not None:
-            self.last_block = int(chunk.blocks["arrived"][-1]) * 1e-9
-            self._silence = _SILENCE
+            self._silent, self._patience = 0.0, _SILENCE
         return chunk
 
     def want_reset(self) -> None:
@@ -90,10 +180,15 @@ class Source:
         self._ring.want_reset()
 
     def alive(self) -> bool:
-        """Whether blocks still come; call it after `read`."""
-        if time.monotonic() - self.last_block > self._silence:
-            return False
-        return bool(self._stream.active)
+        """Whether blocks still come; call it after `read`.
+
+        A silence counts only as far as this was called during it: when the
+        whole process stood still, the blocks of that time are yet to come.
+        """
+        now = time.monotonic()
+        self._silent += min(now - self._looked, _LOOK)
+        self._looked = now
+        return self._silent < self._patience and bool(self._stream.active)
 
     def reopen(self) -> bool:
         """Try to open the device again; False if it is not there.
@@ -108,6 +203,8 @@ class Source:
             raise RtconvError("PortAudio hangs since its sound server is gone, start again")
         try:
             self.device = find_device(self._wanted)
+            if self._trigger is not None:
+                self.output = find_device(self._trigger.device, "output")
             self.want_reset()
             self._open()
         except RtconvError:
@@ -129,29 +226,36 @@ class Source:
     def _open(self) -> None:
         sounddevice = portaudio.portaudio()
         ffi = sounddevice._ffi
+        duplex = self.output is not None and self._trigger is not None
+        options: dict[str, Any] = {"device": self.device.number, "channels": self._device_channels}
+        if self.output is not None and self._trigger is not None:
+            options["device"] = self.device.number, self.output.number
+            options["channels"] = self._device_channels, self._trigger.channels
         try:
             with portaudio.quiet():
                 stream = sounddevice._StreamBase(
-                    kind="input",
-                    device=self.device.number,
+                    kind="duplex" if duplex else "input",
                     samplerate=self.model.samplerate,
                     blocksize=self.blocksize,
-                    channels=self._device_channels,
                     dtype="float32",
                     latency="low",
                     callback=ffi.cast("PaStreamCallback*", callback_address()),
                     userdata=ffi.cast("void*", self._ring.address),
+                    **options,
                 )
                 stream.start()
         except sounddevice.PortAudioError as error:
+            devices = f"{self.device} with {self.output}" if duplex else str(self.device)
             raise RtconvError(
-                f"{self.device}: cannot be opened with {self._device_channels} channels at "
+                f"{devices}: cannot be opened with {self._device_channels} channels at "
                 f"{self.model.samplerate} Hz ({portaudio.one_line(error)})"
             ) from error
         self._stream = stream
-        self.latency = float(stream.latency)
-        self.last_block = time.monotonic()
-        self._silence = _SILENCE_AT_START
+        if duplex:
+            self.latency, self.output_latency = stream.latency
+        else:
+            self.latency = stream.latency
+        self._looked, self._silent, self._patience = time.monotonic(), 0.0, _SILENCE_AT_START
 
 
 def select_channels(model: Model, device: Device, channel: Channel) -> list[list[int] | None]:
@@ -169,8 +273,13 @@ def select_channels(model: Model, device: Device, channel: Channel) -> list[list
     else:
         numbers = list(channel)
     if model.channels > 1:
-        if len(numbers) != model.channels:
+        if numbers == [1]:
             numbers = list(range(1, model.channels + 1))
+        if len(numbers) != model.channels:
+            raise RtconvError(
+                f"{model.name} takes {model.channels} channels at once, "
+                f"{len(numbers)} were chosen for it"
+            )
         groups = [numbers]
     elif numbers == [0]:
         return [None] if device.inputs > 1 else [[0]]
@@ -180,3 +289,19 @@ def select_channels(model: Model, device: Device, channel: Channel) -> list[list
         if not 1 <= number <= device.inputs:
             raise RtconvError(f"{device}: has no input channel {number}, it has {device.inputs}")
     return [[number - 1 for number in group] for group in groups]
+
+
+def _at_samplerate_of(device: Device, channels: int, model: Model) -> Model:
+    """The model at its own samplerate, or decimated from the lowest multiple that is possible."""
+    for factor in range(1, MOST_DECIMATION + 1):
+        if supports(device, channels, factor * model.samplerate):
+            return decimated(model, factor)
+    if possible := supported_samplerates(device, channels):
+        rates = ", ".join(map(str, possible))
+        raise RtconvError(
+            f"{device}: does not run at {model.samplerate} Hz or a multiple of it; choose another "
+            f"device, or train {model.name} for a samplerate that divides one of its own: {rates}"
+        )
+    raise RtconvError(
+        f"{device}: cannot be opened with {channels} channels, another program may be using it"
+    )

@@ -1,8 +1,12 @@
 """What a listening detector counts."""
 
 from dataclasses import dataclass, field
+from math import isnan, nan
 
 import numpy as np
+
+from rtconv.live.gaps import GapFinder
+from rtconv.live.source import Source
 
 #: Edges of the histogram of loads, 1.2 % apart.
 _EDGES = np.geomspace(1e-5, 100, 1363)
@@ -17,8 +21,8 @@ class Statistics:
     device : str
     samplerate : int
         Hz.
-    latency : float
-        Of the device, seconds, as PortAudio tells it.
+    latency, output_latency : float
+        Of the devices, seconds, as PortAudio tells them; NaN without an output.
     locked : bool
         Whether the ring cannot be paged out.
     samples, blocks : int
@@ -37,12 +41,13 @@ class Statistics:
         Pulses on the output.
     drift : float
         Parts per million by which the sample clock is slower than the wall
-        clock; NaN until it can be told.
+        clock, since the device was opened; NaN until it can be told.
     """
 
     device: str = ""
     samplerate: int = 0
-    latency: float = float("nan")
+    latency: float = nan
+    output_latency: float = nan
     locked: bool = False
     samples: int = 0
     blocks: int = 0
@@ -55,9 +60,21 @@ class Statistics:
     events: int = 0
     dropped: int = 0
     triggers: int = 0
-    drift: float = float("nan")
+    drift: float = nan
     _loads: np.ndarray = field(default_factory=lambda: np.zeros(len(_EDGES) + 1, np.int64))
     _largest_load: float = 0.0
+
+    def start(self, source: Source) -> None:
+        """Note what is listened to."""
+        self.device = str(source.device)
+        self.samplerate = source.model.samplerate
+        self.latency, self.output_latency = source.latency, source.output_latency
+        self.locked = source.locked
+
+    def look(self, gaps: GapFinder, triggers: int) -> None:
+        """Note what others have counted."""
+        self.triggers = triggers
+        self.drift = gaps.drift
 
     def count(self, blocks: np.ndarray) -> None:
         """Count blocks (ndarray of `rtconv.live.ring.BLOCK`) that arrived."""
@@ -75,7 +92,7 @@ class Statistics:
     def load(self, quantile: float) -> float:
         """Time in the callback as a part of the block's duration: a quantile over all blocks."""
         if not self.blocks:
-            return float("nan")
+            return nan
         if quantile >= 1:
             return self._largest_load
         index = int(np.searchsorted(np.cumsum(self._loads), quantile * self.blocks))
@@ -87,7 +104,7 @@ class Statistics:
             f"{name} {100 * self.load(quantile):.2f} %"
             for name, quantile in (("median", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("most", 1))
         )
-        drift = "not known yet" if np.isnan(self.drift) else f"{self.drift:+.1f} ppm"
+        drift = "not known yet" if isnan(self.drift) else f"{self.drift:+.1f} ppm"
         return "\n".join(
             [
                 f"{self.device}: {seconds:.1f} s at {self.samplerate} Hz, "
