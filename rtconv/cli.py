@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import rtconv.training.trainer as training
-    from rtconv.live.engine import LiveDetector
-    from rtconv.live.sinks import EventWriter
     from rtconv.stream.detector import Detector
-    from rtconv.stream.events import Event
+    from rtconv.stream.events import Event, Gap
 
 app = typer.Typer(
     name="rtconv",
@@ -53,6 +51,9 @@ DetectorPath = Annotated[Path, typer.Argument(metavar="DETECTOR", help="A .safet
 FormatOption = Annotated[
     Format | None,
     typer.Option("--format", help="Default: table on a terminal, jsonl in a pipe."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(metavar="NAME|N", help="Default: the system's input.")
 ]
 OutputOption = Annotated[
     Path | None,
@@ -183,7 +184,7 @@ def replay(
     if format is Format.labels and len(files) > 1:
         raise typer.BadParameter("a label track belongs to one FILE")
     from rtconv.evaluation.replay import with_threshold
-    from rtconv.live.sinks import open_writer
+    from rtconv.live.sinks import open_writer, write_record
     from rtconv.model.detector import load_model
     from rtconv.stream.detector import Detector
 
@@ -194,8 +195,10 @@ def replay(
     failed = False
     for file in files:
         try:
-            for event in _replay_one(loaded, file, parse_channel(channel), blocksize, jobs, scores):
-                writer.event(event, str(file) if several else None)
+            for record in _replay_one(
+                loaded, file, parse_channel(channel), blocksize, jobs, scores
+            ):
+                write_record(writer, record, str(file) if several else None)
         except RtconvError as error:
             note(f"rtconv: {error}")
             failed = True
@@ -210,12 +213,16 @@ def _replay_one(
     blocksize: int | None,
     jobs: int,
     scores: Path | None,
-) -> "Iterator[Event]":
-    """Events of one file, with its scores written beside if wanted."""
+) -> "Iterator[Event | Gap]":
+    """Events of one file, with its scores written beside if wanted; of a session also gaps."""
     from rtconv.audio import audio_info
     from rtconv.evaluation.replay import describe_conversion, replay
     from rtconv.evaluation.scores import score_writer
+    from rtconv.stream.session import is_session
 
+    if is_session(file):
+        yield from _replay_session(detector, file, scores)
+        return
     info = audio_info(file)
     if conversion := describe_conversion(detector.model, info, channel):
         note(conversion)
@@ -228,6 +235,22 @@ def _replay_one(
         yield from replay(
             detector, file, channel=channel, blocksize=blocksize, jobs=jobs, on_scores=append
         )
+
+
+def _replay_session(
+    detector: "Detector", file: Path, scores: Path | None
+) -> "Iterator[Event | Gap]":
+    """Events and gaps of a recorded session, with its scores written beside if wanted."""
+    from rtconv.evaluation.scores import score_writer
+    from rtconv.stream.session import replay_session, session_info
+
+    if scores is None:
+        yield from replay_session(detector, file)
+        return
+    info = session_info(file)
+    columns = len(info.channels) * len(detector.model.outputs)
+    with score_writer(scores, info.samplerate, columns) as append:
+        yield from replay_session(detector, file, append)
 
 
 @app.command()
@@ -308,55 +331,74 @@ def progress_bar(title: str, total: float) -> "Iterator[Callable[[float], None]]
 @app.command()
 def devices(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
+    meter: Annotated[
+        bool, typer.Option("--meter", help="Show what comes in; make a sound to find it.")
+    ] = False,
+    device: DeviceOption = None,
 ) -> None:
     """List the inputs: number, name, host API, channels and samplerate."""
     from rtconv.live.devices import format_devices, list_devices
 
+    if meter:
+        from rtconv.live.meter import show_levels
+
+        show_levels(device)
+        return
     print(format_devices(list_devices(), as_json))
 
 
 @app.command()
 def listen(
     detector: DetectorPath,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME|N", help="Default: the system's input.")
-    ] = None,
+    device: DeviceOption = None,
     blocksize: Annotated[int, typer.Option(min=1, help="Samples per callback.")] = 64,
-    channel: Annotated[str, typer.Option(metavar="N|mean|all")] = "1",
+    channel: Annotated[
+        str, typer.Option(metavar="N|N,N|mean|all", help="Several: each on its own.")
+    ] = "1",
     duration: Annotated[float | None, typer.Option(min=0, metavar="S", help="Seconds.")] = None,
     format: FormatOption = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the device.")] = False,
+    record: Annotated[
+        Path | None, typer.Option(metavar="SESSION.wav", help="Record, for a replay to the bit.")
+    ] = None,
+    stats: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Keep the statistics there.")
+    ] = None,
+    trigger: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="Output for a pulse at each crossing.")
+    ] = None,
+    pulse_length: Annotated[float, typer.Option(metavar="S", help="Seconds.")] = 0.005,
+    pulse_level: Annotated[float, typer.Option(help="Full scale is 1.")] = 0.5,
+    pulse_channel: Annotated[int, typer.Option(min=1)] = 1,
+    play_scores: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="CHANNEL", help="Output channel for the score as sound."),
+    ] = None,
 ) -> None:
     """Listen to a microphone and print events as they happen; Ctrl-C ends with statistics."""
     import rtconv
+    from rtconv.live.console import hide_native_messages, run
     from rtconv.live.sinks import open_writer
+    from rtconv.live.source import Trigger
 
-    writer = open_writer(chosen_format(format), sys.stdout)
+    output = None
+    if trigger is not None or play_scores is not None:
+        length = 0.0 if trigger is None else pulse_length
+        output = Trigger(trigger, length, pulse_level, pulse_channel, play_scores)
+    if "--debug" not in sys.argv:
+        hide_native_messages()
     live = rtconv.listen(
         rtconv.load(detector),
         device,
         blocksize=blocksize,
-        channel=parse_channel(channel),
+        channel=parse_channels(channel),
         duration=duration,
+        wait=wait,
+        trigger=output,
+        record=record,
         on_message=note,
     )
-    with live:
-        try:
-            write_records(live, writer)
-        except KeyboardInterrupt:
-            note("")
-    write_records(live, writer)  # what was decided at the end
-    note(str(live.statistics))
-
-
-def write_records(live: "LiveDetector", writer: "EventWriter") -> None:
-    """Write events and gaps as they come, until the stream ends."""
-    from rtconv.stream.events import Event
-
-    for record in live.records():
-        if isinstance(record, Event):
-            writer.event(record)
-        else:
-            writer.gap(record)
+    run(live, open_writer(chosen_format(format), sys.stdout), note, stats)
 
 
 @app.command()
@@ -452,6 +494,13 @@ def parse_channel(text: str) -> Any:
     if text.isdecimal() and int(text) > 0:
         return int(text)
     raise typer.BadParameter(f"{text!r} is neither a channel number from 1 nor mean nor all")
+
+
+def parse_channels(text: str) -> Any:
+    """One channel as `parse_channel` reads it, or a list of numbers."""
+    if "," not in text:
+        return parse_channel(text)
+    return [parse_channel(part.strip()) for part in text.split(",")]
 
 
 def main() -> None:

@@ -10,17 +10,12 @@ from hypothesis import strategies as st
 
 from rtconv.live.callback import INPUT_OVERFLOW, callback_address, callback_module
 from rtconv.live.ring import Ring
-<<<<<<< HEAD
-from rtconv.stream.codegen import network_module
-from rtconv.stream.compiled import CompiledNetwork, compile_object, host_target
-from rtconv.stream.layout import Layout
-=======
 from rtconv.model.detector import Output
 from rtconv.model.layers import Layer
-from rtconv.stream.codegen import Layout, network_module
+from rtconv.stream.codegen import network_module
 from rtconv.stream.compiled import CompiledNetwork, compile_object, host_target
 from rtconv.stream.events import EventPicker
->>>>>>> c50c460 (Sessions, decimation, triggers on the output, waiting for devices)
+from rtconv.stream.layout import Layout
 from tests.contract import table
 
 PaStreamCallback = ctypes.CFUNCTYPE(

@@ -192,6 +192,10 @@ class JackCard:
         """Start a Python program that uses the card."""
         return _start(["-c", program, *arguments], self.environment)
 
+    def rtconv(self, *arguments: str) -> subprocess.Popen:
+        """Start the command line on the card."""
+        return _start(["-m", "rtconv", *arguments], self.environment)
+
 
 def _start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
     return subprocess.Popen(

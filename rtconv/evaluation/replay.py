@@ -15,6 +15,7 @@ from rtconv.model.detector import Model
 from rtconv.stream.detector import Detector
 from rtconv.stream.events import Event
 from rtconv.stream.network import open_network
+from rtconv.stream.session import is_session, replay_session
 
 #: ``0`` for the mean, ``n`` for one channel counted from 1, or each on its own.
 Channel = int | Literal["all"]
@@ -35,7 +36,8 @@ def replay(
     """Events of a recording, as they are decided.
 
     The file is streamed: memory does not grow with its length. Block size and
-    number of jobs change no bit of the scores.
+    number of jobs change no bit of the scores. A session that `rtconv.listen`
+    recorded gives the events that it gave then, whatever the options.
 
     Parameters
     ----------
@@ -64,6 +66,10 @@ def replay(
         If the file cannot be read, or its channels do not fit. Events before
         the place where a file breaks have been given by then.
     """
+    if is_session(path):
+        records = replay_session(detector, path, on_scores)
+        yield from (record for record in records if isinstance(record, Event))
+        return
     model = detector.model
     info = audio_info(path)
     inputs = _input_channels(model, info, channel)

@@ -27,6 +27,7 @@ from llvmlite import ir
 
 from rtconv.live import layout
 from rtconv.live.layout import BLOCK, CONTROL, LANE
+from rtconv.stream import instructions
 from rtconv.stream.compiled import host_target, load_functions
 from rtconv.stream.instructions import FLOAT, INT, POINTER, Code
 from rtconv.stream.layout import Target
@@ -54,7 +55,10 @@ def atomics() -> tuple[Callable[[int], int], Callable[[int, int], None]]:
 
 @cache
 def _functions() -> dict[str, int]:
-    programs = [Path(str(module)).read_text() for module in (__file__, layout.__file__)]
+    programs = [
+        Path(str(module)).read_text()
+        for module in (__file__, layout.__file__, instructions.__file__)
+    ]
     target = host_target()
     return load_functions(
         f"callback {time.CLOCK_MONOTONIC} {programs}",

@@ -22,7 +22,7 @@ from rtconv.live.source import Channel, Source, Trigger
 from rtconv.live.statistics import Statistics
 from rtconv.stream.detector import Detector
 from rtconv.stream.events import Event, Gap
-from rtconv.stream.session import SessionWriter
+from rtconv.stream.session import SessionInfo, SessionWriter
 from rtconv.stream.tracker import Tracker
 
 #: Events and gaps that wait for the user's thread; further ones are dropped.
@@ -134,14 +134,14 @@ class LiveDetector:
         self._source = source = self._wait_for_source() if self._wait else self._open_source()
         model = source.model
         if self._record is not None:
-            self._session = SessionWriter(
-                self._record,
-                model.name,
-                str(source.device),
-                model.samplerate,
-                source.channels,
-                model.channels,
+            info = SessionInfo(
+                detector=model.name,
+                device=str(source.device),
+                samplerate=model.samplerate,
+                channels=source.channels,
+                inputs=model.channels,
             )
+            self._session = SessionWriter(self._record, info)
         self.statistics.start(source)
         self._end = None if self._duration is None else round(self._duration * model.samplerate)
         self._tracker = Tracker(model, source.channels)
@@ -184,6 +184,11 @@ class LiveDetector:
                     events.append(record)
         except queue.Empty:
             return events
+
+    @property
+    def description(self) -> str:
+        """What is listened to, and how late an event is told: one line."""
+        return self._source.describe()
 
     def stop(self) -> None:
         """Let the stream end soon; does not wait for it."""

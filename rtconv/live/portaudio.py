@@ -4,14 +4,17 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
 from rtconv.errors import RtconvError
 
-#: Seconds that closing a stream may take. Some host APIs hang when their server is gone.
-CLOSE_DEADLINE = 2.0
+#: Seconds that opening and closing a stream may take. Some host APIs hang when their server
+#: is gone.
+OPEN_DEADLINE, CLOSE_DEADLINE = 10.0, 2.0
 
 
 @cache
@@ -34,13 +37,13 @@ def portaudio() -> Any:
     return sounddevice
 
 
-def restart() -> bool:
+def restart() -> None:
     """Let PortAudio look for devices again; no stream may be open.
 
-    Returns
-    -------
-    bool
-        False if it hangs: it is then unusable for the rest of the process.
+    Raises
+    ------
+    RtconvError
+        If it hangs: it is then unusable for the rest of the process.
     """
     sounddevice = portaudio()
 
@@ -50,31 +53,41 @@ def restart() -> bool:
         with suppress(sounddevice.PortAudioError):
             sounddevice._initialize()
 
-    return within_deadline(work)
+    within_deadline(work, CLOSE_DEADLINE, "PortAudio")
 
 
-def close(stream: Any) -> bool:
-    """Close a stream within `CLOSE_DEADLINE`; False if it hangs and was abandoned."""
+def within_deadline(work: Callable[[], Any], seconds: float, name: str) -> Any:
+    """What `work` returns or raises, unless it takes too long.
 
-    def work() -> None:
-        stream.abort()
-        stream.close()
+    It runs in a thread that is left to itself when it hangs. PortAudio must
+    then not be terminated at the program's exit, which would hang as well.
 
-    return within_deadline(work)
+    Parameters
+    ----------
+    work : callable
+    seconds : float
+    name : str
+        Of what may hang, for the error.
 
-
-def within_deadline(work: Callable[[], None], seconds: float = CLOSE_DEADLINE) -> bool:
-    """Run `work` in a thread that nobody waits for longer than `seconds`.
-
-    When it hangs, PortAudio must not be terminated at the program's exit: that
-    would hang as well.
+    Raises
+    ------
+    RtconvError
+        If it takes longer.
     """
-    thread = threading.Thread(target=work, daemon=True, name="rtconv-portaudio")
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except Exception as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="rtconv-portaudio").start()
+    try:
+        return outcome.result(seconds)
+    except FutureTimeoutError:
         atexit.unregister(portaudio()._exit_handler)
-    return not thread.is_alive()
+        raise RtconvError(f"{name}: hangs, perhaps its server is gone; start again") from None
 
 
 @contextmanager

@@ -18,8 +18,8 @@ class EventWriter(Protocol):
     def event(self, event: Event, file: str | None = None) -> None:
         """Write an event; `file` where there are several."""
 
-    def gap(self, gap: Gap) -> None:
-        """Write a gap."""
+    def gap(self, gap: Gap, file: str | None = None) -> None:
+        """Write a gap; `file` where there are several."""
 
 
 class JsonLinesWriter:
@@ -33,9 +33,10 @@ class JsonLinesWriter:
         values = asdict(event) if file is None else {"file": file, **asdict(event)}
         print(json.dumps(values), file=self._stream, flush=True)
 
-    def gap(self, gap: Gap) -> None:
+    def gap(self, gap: Gap, file: str | None = None) -> None:
         """Write a gap."""
-        print(json.dumps({"gap": asdict(gap)}), file=self._stream, flush=True)
+        values = {"gap": asdict(gap)} if file is None else {"file": file, "gap": asdict(gap)}
+        print(json.dumps(values), file=self._stream, flush=True)
 
 
 class CsvWriter:
@@ -52,9 +53,10 @@ class CsvWriter:
         self._csv.writerow(row if file is None else [file, *row])
         self._stream.flush()
 
-    def gap(self, gap: Gap) -> None:
+    def gap(self, gap: Gap, file: str | None = None) -> None:
         """Write a gap."""
-        self._csv.writerow(["gap", "", gap.sample, "", "", "", gap.length])
+        row = ["gap", "", gap.sample, "", "", "", gap.length]
+        self._csv.writerow(row if file is None else [file, *row])
         self._stream.flush()
 
 
@@ -72,7 +74,7 @@ class LabelsWriter:
         line = f"{start:.6f}\t{event.time:.6f}\t{event.detector} {event.score:.3f}"
         print(line, file=self._stream, flush=True)
 
-    def gap(self, gap: Gap) -> None:
+    def gap(self, gap: Gap, file: str | None = None) -> None:
         """Write nothing: a label track has no place for gaps."""
 
 
@@ -92,7 +94,7 @@ class TableWriter:
         )
         print(line + ("" if file is None else f"  {file}"), file=self._stream, flush=True)
 
-    def gap(self, gap: Gap) -> None:
+    def gap(self, gap: Gap, file: str | None = None) -> None:
         """Write a gap."""
         length = "an unknown number of" if gap.length is None else gap.length
         print(
@@ -100,6 +102,14 @@ class TableWriter:
             file=self._stream,
             flush=True,
         )
+
+
+def write_record(writer: EventWriter, record: Event | Gap, file: str | None = None) -> None:
+    """Write an event or a gap; `file` where there are several."""
+    if isinstance(record, Event):
+        writer.event(record, file)
+    else:
+        writer.gap(record, file)
 
 
 def open_writer(format: Format, stream: IO[str], files: bool = False) -> EventWriter:

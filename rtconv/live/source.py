@@ -14,7 +14,7 @@ from rtconv.live.callback import callback_address
 from rtconv.live.devices import Device, find_device, supported_samplerates, supports
 from rtconv.live.ring import Chunk, Ring
 from rtconv.model.decimation import decimated
-from rtconv.model.detector import Model
+from rtconv.model.detector import Model, Output
 from rtconv.stream.compiled import CompiledNetwork
 
 #: ``n`` for a channel counted from 1, several of them, each channel, or ``0`` for the mean of all.
@@ -168,6 +168,24 @@ class Source:
         """Pulses that were written to the output."""
         return int(self._ring.control["triggers"])
 
+    def describe(self) -> str:
+        """What is listened to, and what makes an event late: one line."""
+        rate = self.model.samplerate
+        names = ", ".join("mean" if n == 0 else str(n) for n in self.channels)
+        parts = [
+            f"{self.device}: channel {names}, {rate} Hz",
+            f"block {self.blocksize} samples ({1000 * self.blocksize / rate:.1f} ms)",
+            f"input {1000 * self.latency:.1f} ms",
+            f"receptive field {self.model.receptive_field} samples "
+            f"({1000 * self.model.receptive_field / rate:.1f} ms)",
+            "; ".join(decision_delay(output) for output in self.model.outputs),
+        ]
+        if self.output is not None:
+            parts.insert(3, f"output {self.output} {1000 * self.output_latency:.1f} ms")
+        if not self.locked:
+            parts.append("memory is not locked (see ulimit -l)")
+        return ", ".join(parts)
+
     def read(self) -> Chunk | None:
         """Blocks that came since the last call."""
         chunk = self._ring.read()
@@ -199,8 +217,7 @@ class Source:
             If PortAudio hangs.
         """
         self.close()
-        if not portaudio.restart():
-            raise RtconvError("PortAudio hangs since its sound server is gone, start again")
+        portaudio.restart()
         try:
             self.device = find_device(self._wanted)
             if self._trigger is not None:
@@ -220,30 +237,41 @@ class Source:
             If it hangs; the program can then only end.
         """
         stream, self._stream = self._stream, None
-        if stream is not None and not portaudio.close(stream):
-            raise RtconvError(f"{self.device}: hangs since its sound server is gone, start again")
+        if stream is not None:
+
+            def work() -> None:
+                stream.abort()
+                stream.close()
+
+            portaudio.within_deadline(work, portaudio.CLOSE_DEADLINE, str(self.device))
 
     def _open(self) -> None:
         sounddevice = portaudio.portaudio()
         ffi = sounddevice._ffi
-        duplex = self.output is not None and self._trigger is not None
         options: dict[str, Any] = {"device": self.device.number, "channels": self._device_channels}
+        duplex = False
         if self.output is not None and self._trigger is not None:
+            duplex = True
             options["device"] = self.device.number, self.output.number
             options["channels"] = self._device_channels, self._trigger.channels
+
+        def work() -> Any:
+            stream = sounddevice._StreamBase(
+                kind="duplex" if duplex else "input",
+                samplerate=self.model.samplerate,
+                blocksize=self.blocksize,
+                dtype="float32",
+                latency="low",
+                callback=ffi.cast("PaStreamCallback*", callback_address()),
+                userdata=ffi.cast("void*", self._ring.address),
+                **options,
+            )
+            stream.start()
+            return stream
+
         try:
             with portaudio.quiet():
-                stream = sounddevice._StreamBase(
-                    kind="duplex" if duplex else "input",
-                    samplerate=self.model.samplerate,
-                    blocksize=self.blocksize,
-                    dtype="float32",
-                    latency="low",
-                    callback=ffi.cast("PaStreamCallback*", callback_address()),
-                    userdata=ffi.cast("void*", self._ring.address),
-                    **options,
-                )
-                stream.start()
+                stream = portaudio.within_deadline(work, portaudio.OPEN_DEADLINE, str(self.device))
         except sounddevice.PortAudioError as error:
             devices = f"{self.device} with {self.output}" if duplex else str(self.device)
             raise RtconvError(
@@ -256,6 +284,13 @@ class Source:
         else:
             self.latency = stream.latency
         self._looked, self._silent, self._patience = time.monotonic(), 0.0, _SILENCE_AT_START
+
+
+def decision_delay(output: Output) -> str:
+    """When an event is known, in words."""
+    if output.decision == "crossing":
+        return f"{output.name} is decided at the crossing"
+    return f"{output.name} is decided at most {1000 * output.max_hold:.0f} ms after its threshold"
 
 
 def select_channels(model: Model, device: Device, channel: Channel) -> list[list[int] | None]:

@@ -1,13 +1,15 @@
 """What a listening detector counts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isnan, nan
+from typing import Any
 
 import numpy as np
 
 from rtconv.live.gaps import GapFinder
 from rtconv.live.source import Source
 
+_QUANTILES = (("median", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0))
 #: Edges of the histogram of loads, 1.2 % apart.
 _EDGES = np.geomspace(1e-5, 100, 1363)
 
@@ -98,11 +100,25 @@ class Statistics:
         index = int(np.searchsorted(np.cumsum(self._loads), quantile * self.blocks))
         return min(float(_EDGES[min(index, len(_EDGES) - 1)]), self._largest_load)
 
+    def as_dict(self) -> dict[str, Any]:
+        """All counts as JSON values; what is not known is None."""
+        values: dict[str, Any] = {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if not item.name.startswith("_")
+        }
+        values["seconds"] = self.samples / self.samplerate if self.samplerate else 0.0
+        for name, quantile in _QUANTILES:
+            values[f"load_{name}"] = self.load(quantile)
+        return {
+            name: None if isinstance(value, float) and isnan(value) else value
+            for name, value in values.items()
+        }
+
     def __str__(self) -> str:
         seconds = self.samples / self.samplerate if self.samplerate else 0.0
         loads = ", ".join(
-            f"{name} {100 * self.load(quantile):.2f} %"
-            for name, quantile in (("median", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("most", 1))
+            f"{name} {100 * self.load(quantile):.2f} %" for name, quantile in _QUANTILES
         )
         drift = "not known yet" if isnan(self.drift) else f"{self.drift:+.1f} ppm"
         return "\n".join(

@@ -14,10 +14,10 @@ Both are brought up to date once a second. A file above 4 GB is an RF64 file
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -30,11 +30,27 @@ from rtconv.stream.events import Event, Gap
 from rtconv.stream.network import open_network
 from rtconv.stream.tracker import Tracker
 
-_MOST_IN_RIFF = 2**32 - 1
+#: Bytes; a larger WAV file needs sizes of 64 bits.
+_LARGEST_RIFF = 2**32 - 1
+_SIZE_IS_IN_DS64 = 2**32 - 1
+
+Count = Annotated[int, Field(ge=0, lt=2**40)]
 
 
-class _Header(Settings):
-    """The first line of the log."""
+class SessionInfo(Settings):
+    """The first line of a session's log.
+
+    Attributes
+    ----------
+    detector, device : str
+        Names.
+    samplerate : int
+        Hz, of the device.
+    channels : list of int
+        For each network the channel it listened to, as events name it.
+    inputs : int
+        Channels of a network's input.
+    """
 
     rtconv_session: Literal[1] = 1
     detector: str
@@ -45,14 +61,14 @@ class _Header(Settings):
 
 
 class _GapLine(Settings):
-    length: int | None = Field(ge=0)
+    length: Count | None
     reason: str
 
 
 class _Line(Settings):
     """Any other line of the log."""
 
-    blocks: tuple[tuple[int, int], ...] = ()
+    blocks: tuple[tuple[Count, Count], ...] = ()
     gap: _GapLine | None = None
     reset: bool = False
 
@@ -73,14 +89,7 @@ class SessionWriter:
     Parameters
     ----------
     path : path of the sound file
-    detector, device : str
-        Names, for the reader.
-    samplerate : int
-        Hz, of the device.
-    channels : sequence of int
-        For each network the channel it listens to, as events name it.
-    inputs : int
-        Channels of a network's input.
+    info : SessionInfo
 
     Raises
     ------
@@ -88,32 +97,17 @@ class SessionWriter:
         If a file cannot be written; also by the other methods.
     """
 
-    def __init__(
-        self,
-        path: Path | str,
-        detector: str,
-        device: str,
-        samplerate: int,
-        channels: Sequence[int],
-        inputs: int,
-    ) -> None:
+    def __init__(self, path: Path | str, info: SessionInfo) -> None:
         self._path = Path(path)
         if self._path.suffix.lower() != ".wav":
             raise RtconvError(f"{path}: a session is recorded to a .wav file")
-        header = _Header(
-            detector=detector,
-            device=device,
-            samplerate=samplerate,
-            channels=list(channels),
-            inputs=inputs,
-        )
         self._sizes: list[int] = []
         self._unsaved = 0
-        self._samplerate = samplerate
+        self._samplerate = info.samplerate
         try:
-            self._wav = _GrowingWav(self._path, samplerate, len(channels) * inputs)
+            self._wav = _GrowingWav(self._path, info.samplerate, len(info.channels) * info.inputs)
             self._log: IO[str] = log_path(path).open("w", encoding="utf-8")
-            self._log.write(header.model_dump_json() + "\n")
+            self._log.write(info.model_dump_json() + "\n")
             self._save()
         except OSError as error:
             raise self._failure(error) from error
@@ -200,9 +194,9 @@ class _GrowingWav:
         rate, frame = self._samplerate, self._frame
         layout = struct.pack("<HHIIHHH", 3, frame // 4, rate, rate * frame, frame, 32, 0)
         size = 4 + 36 + 8 + len(layout) + 12 + 8 + self._bytes
-        large = size > _MOST_IN_RIFF
+        large = size > _LARGEST_RIFF
         sizes = struct.pack("<QQQI", size, self._bytes, frames, 0) if large else bytes(28)
-        short = [_MOST_IN_RIFF if large else n for n in (size, frames, self._bytes)]
+        short = [_SIZE_IS_IN_DS64 if large else n for n in (size, frames, self._bytes)]
         return b"".join(
             [
                 struct.pack("<4sI4s", b"RF64" if large else b"RIFF", short[0], b"WAVE"),
@@ -214,7 +208,23 @@ class _GrowingWav:
         )
 
 
-def replay_session(detector: Detector, path: Path | str) -> Iterator[Event | Gap]:
+def session_info(path: Path | str) -> SessionInfo:
+    """What a session's log tells of it.
+
+    Raises
+    ------
+    RtconvError
+        If it cannot be read.
+    """
+    with _open_log(path) as log:
+        return _parse(SessionInfo, path, log.readline())
+
+
+def replay_session(
+    detector: Detector,
+    path: Path | str,
+    on_scores: Callable[[np.ndarray], None] | None = None,
+) -> Iterator[Event | Gap]:
     """Run a detector over a recorded session.
 
     Parameters
@@ -222,6 +232,9 @@ def replay_session(detector: Detector, path: Path | str) -> Iterator[Event | Gap
     detector : Detector
         The one that listened, or another for the same channels and samplerate.
     path : path of the session's sound file
+    on_scores : callable, optional
+        Is given the scores of the samples that arrived, (frames, columns),
+        float32; the columns of the first channel come first.
 
     Yields
     ------
@@ -233,39 +246,47 @@ def replay_session(detector: Detector, path: Path | str) -> Iterator[Event | Gap
     RtconvError
         If the files cannot be read or do not fit the detector.
     """
-    with log_path(path).open(encoding="utf-8", errors="replace") as log:
-        header = _parse(_Header, path, log.readline())
-        factor, rest = divmod(header.samplerate, detector.samplerate)
-        if rest or header.inputs != detector.model.channels:
+    with _open_log(path) as log:
+        info = _parse(SessionInfo, path, log.readline())
+        factor, rest = divmod(info.samplerate, detector.samplerate)
+        if rest or info.inputs != detector.model.channels:
             raise RtconvError(
-                f"{path}: was recorded at {header.samplerate} Hz for networks of "
-                f"{header.inputs} channels, the detector takes {detector.samplerate} Hz and "
+                f"{path}: was recorded at {info.samplerate} Hz for networks of "
+                f"{info.inputs} channels, the detector takes {detector.samplerate} Hz and "
                 f"{detector.model.channels}"
             )
         model = decimated(detector.model, factor)
-        tracker = Tracker(model, header.channels)
-        networks = [open_network(model.layers, detector.engine) for _ in header.channels]
-        for samples, line in _segments(path, log, header):
+        tracker = Tracker(model, info.channels)
+        networks = [open_network(model.layers, detector.engine) for _ in info.channels]
+        for samples, line in _segments(path, log, info):
             if line.reset:
+                tracker.reset()
                 for network in networks:
                     network.reset()
-                tracker.reset()
             if line.gap is not None:
                 yield from tracker.gap(line.gap.length, line.gap.reason)
             columns = np.split(samples, len(networks), axis=1)
-            yield from tracker.push(
-                [network.step(x) for network, x in zip(networks, columns, strict=True)]
-            )
+            scores = [network.step(x) for network, x in zip(networks, columns, strict=True)]
+            if on_scores is not None:
+                on_scores(np.concatenate(scores, axis=1))
+            yield from tracker.push(scores)
         yield from tracker.finish()
 
 
+def _open_log(path: Path | str) -> IO[str]:
+    try:
+        return log_path(path).open(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RtconvError(f"{log_path(path)}: cannot be read ({error.strerror})") from error
+
+
 def _segments(
-    path: Path | str, log: IO[str], header: _Header
+    path: Path | str, log: IO[str], info: SessionInfo
 ) -> Iterator[tuple[np.ndarray, _Line]]:
     """Each line of the log with its samples (frames, columns)."""
     import soundfile
 
-    columns = len(header.channels) * header.inputs
+    columns = len(info.channels) * info.inputs
     try:
         with soundfile.SoundFile(path) as file:
             if file.channels != columns:
@@ -275,7 +296,7 @@ def _segments(
                     return  # the program ended while it wrote the line
                 line = _parse(_Line, path, text)
                 frames = sum(size * count for size, count in line.blocks)
-                if not 0 <= frames <= file.frames - file.tell():
+                if frames > file.frames - file.tell():
                     raise RtconvError(f"{path}: is shorter than its log tells")
                 yield file.read(frames, dtype="float32", always_2d=True), line
     except (soundfile.SoundFileError, OSError) as error:
