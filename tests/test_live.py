@@ -4,11 +4,15 @@ import json
 import signal
 import time
 
+import numpy as np
+import pytest
+import soundfile
+
 import rtconv
 from rtconv.audio import write_audio
 from tests.conftest import ROOT
 from tests.live_detectors import ramps_in_noise, save_ramp_detector
-from tests.virtual_card import PulseCard
+from tests.virtual_card import JackCard, Lines, PulseCard
 
 RATE = 48000
 
@@ -133,3 +137,157 @@ def test_without_any_device():
     assert process.returncode == 1
     assert stderr.startswith("rtconv: ")
     assert stderr.count("\n") == 1
+
+
+def test_a_recorded_session_replays_to_the_byte(tmp_path):
+    """The server is killed meanwhile; events, the gap and their order are those of the replay."""
+    detector = str(save_ramp_detector(tmp_path / "ramp.safetensors"))
+    session, statistics = tmp_path / "session.wav", tmp_path / "statistics.json"
+    samples = ramps_in_noise(2 * RATE)
+    with PulseCard(RATE) as card:
+        live = card.rtconv(
+            *("listen", detector, "--device", "vmic", "--format", "jsonl"),
+            *("--record", str(session), "--stats", str(statistics)),
+        )
+        messages = Lines(live.stderr)
+        until_it_listens(card)
+        card.play(samples)
+        killed = time.monotonic()
+        card.stop(signal.SIGKILL)
+        messages.wait_for("is lost")
+        assert time.monotonic() - killed < 1
+        card.start()
+        started = time.monotonic()
+        messages.wait_for("is back")
+        assert time.monotonic() - started < 2
+        time.sleep(0.5)
+        card.play(samples)
+        live.send_signal(signal.SIGUSR1)
+        messages.wait_for("reopened 1 times")
+        live.send_signal(signal.SIGTERM)
+        assert live.wait(10) == 0
+        told = live.stdout.read()
+        replay = card.rtconv("replay", detector, str(session), "--format", "jsonl")
+        assert replay.communicate(timeout=30) == (told, "")
+    lines = [json.loads(line) for line in told.splitlines()]
+    (gap,) = [line["gap"] for line in lines if "gap" in line]
+    assert gap["reason"] == "device lost"
+    assert 0 < gap["length"] < 10 * RATE
+    assert len(lines) == 2 * len(replayed(detector, samples, tmp_path)) + 1
+    assert [line for line in lines if "gap" not in line and line["sample"] > gap["sample"]]
+    counts = json.loads(statistics.read_text())
+    assert (counts["gaps"], counts["lost"], counts["reopened"]) == (1, gap["length"], 1)
+    assert counts["events"] == len(lines) - 1
+    assert counts["samples"] == soundfile.info(session).frames
+
+
+def test_waiting_for_a_device_that_is_not_there_yet(tmp_path):
+    detector = str(save_ramp_detector(tmp_path / "ramp.safetensors"))
+    with PulseCard(RATE) as card:
+        card.stop()
+        live = card.rtconv("listen", detector, "--wait", "--duration", "1")
+        messages = Lines(live.stderr)
+        messages.wait_for("there is no default input device; there is no input device at all; wait")
+        card.start()
+        assert live.wait(20) == 0
+        messages.wait_for("0 gaps")
+
+
+def test_ctrl_c_ends_the_waiting(tmp_path):
+    detector = str(save_ramp_detector(tmp_path / "ramp.safetensors"))
+    with PulseCard(RATE) as card:
+        live = card.rtconv("listen", detector, "--device", "piano", "--wait")
+        Lines(live.stderr).wait_for("there is no input device 'piano'")
+        live.send_signal(signal.SIGINT)
+        assert live.wait(5) == 1
+
+
+def test_a_rate_that_the_device_has_not(tmp_path):
+    """JACK has one rate: a divisor of it is decimated in the network, others are refused."""
+    with JackCard(RATE) as card:
+        detector = str(save_ramp_detector(tmp_path / "r16.safetensors", 16000))
+        session = tmp_path / "session.wav"
+        live = card.rtconv(
+            "listen", detector, "--device", "system", "--duration", "1", "--record", str(session)
+        )
+        _, stderr = live.communicate(timeout=30)
+        assert live.returncode == 0, stderr
+        assert "48000 Hz" in stderr
+        assert soundfile.info(session).samplerate == RATE
+        detector = str(save_ramp_detector(tmp_path / "r44.safetensors", 44100))
+        live = card.rtconv("listen", detector, "--device", "system", "--duration", "1")
+        _, stderr = live.communicate(timeout=30)
+    assert live.returncode == 1
+    assert stderr.count("\n") == 1
+    assert "does not run at 44100 Hz or a multiple of it" in stderr
+    assert stderr.endswith("48000\n")
+
+
+def test_a_server_that_hangs_does_not_keep_the_program(tmp_path):
+    """JACK's client may hang for ever when its server was killed: told, and left alone."""
+    detector = str(save_ramp_detector(tmp_path / "ramp.safetensors"))
+    with JackCard(RATE) as card:
+        live = card.rtconv("listen", detector, "--device", "system")
+        messages = Lines(live.stderr)
+        messages.wait_for("receptive field")
+        time.sleep(0.5)
+        card.server.kill()
+        messages.wait_for("is lost")
+        time.sleep(1)
+        live.send_signal(signal.SIGINT)
+        assert live.wait(10) in (0, 1)
+
+
+BUSY = """
+import gc, os, re, sys, time
+import rtconv
+path, way, session = sys.argv[1:]
+with rtconv.listen(rtconv.load(path), "wavmic", duration=4, record=session) as live:
+    first = next(iter(live))
+    end = time.monotonic() + 1.5
+    objects = [[] for _ in range(500_000)] if way == "gc" else None
+    while time.monotonic() < end:
+        if way == "sum":
+            sum(range(20_000_000))
+        elif way == "regex":
+            re.match(r"(a+)+b", "a" * 24)
+        elif way == "gc":
+            gc.collect()
+    events = [first, *live]
+for event in events:
+    print(event.sample, event.score)
+assert (live.statistics.gaps, live.statistics.overflows) == (0, 0), live.statistics
+"""
+
+
+@pytest.mark.parametrize("way", ["loop", "sum", "regex", "gc"])
+def test_no_sample_is_lost_while_python_is_busy(tmp_path, way):
+    """The interpreter is held; the recorded samples are the file's, to the bit."""
+    detector = str(save_ramp_detector(tmp_path / "ramp.safetensors"))
+    samples = ramps_in_noise(4 * RATE)
+    expected = replayed(detector, samples, tmp_path)
+    session = tmp_path / "session.wav"
+    with PulseCard(RATE, samples=samples) as card:
+        live = card.python(BUSY, detector, way, str(session))
+        stdout, stderr = live.communicate(timeout=60)
+    assert live.returncode == 0, stderr
+    heard, _ = soundfile.read(session, dtype="float32")
+    np.testing.assert_array_equal(heard, samples)
+    assert stdout.splitlines() == [f"{event.sample} {event.score}" for event in expected]
+
+
+def test_standing_still_is_no_loss_until_the_server_loses_samples(tmp_path):
+    """A stopped process loses nothing for a second, as the server keeps it, and no event."""
+    detector = str(save_ramp_detector(tmp_path / "ramp.safetensors"))
+    samples = ramps_in_noise(4 * RATE)
+    with PulseCard(RATE, samples=samples) as card:
+        live = card.rtconv("listen", detector, "--device", "wavmic", "--duration", "4")
+        until_it_listens(card)
+        time.sleep(1.5)
+        live.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        live.send_signal(signal.SIGCONT)
+        stdout, stderr = live.communicate(timeout=30)
+    assert "0 overflows, 0 gaps" in stderr
+    expected = replayed(detector, samples, tmp_path)
+    assert [event["sample"] for event in events_of(stdout)] == [e.sample for e in expected]

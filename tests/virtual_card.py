@@ -13,8 +13,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -23,7 +26,43 @@ REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 20.0
 
 
-class PulseCard:
+class _Card:
+    """Programs that use a card; they end with it."""
+
+    def __init__(self) -> None:
+        self.environment: dict[str, str] = {}
+        self._programs: list[subprocess.Popen] = []
+
+    def python(self, program: str, *arguments: str) -> subprocess.Popen:
+        """Start a Python program on the card."""
+        return self._start("-c", program, *arguments)
+
+    def rtconv(self, *arguments: str) -> subprocess.Popen:
+        """Start the command line on the card."""
+        return self._start("-m", "rtconv", *arguments)
+
+    def _start(self, *arguments: str) -> subprocess.Popen:
+        program = subprocess.Popen(
+            [sys.executable, *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._programs.append(program)
+        return program
+
+    def _end_programs(self) -> None:
+        for program in self._programs:
+            program.kill()
+            program.wait()
+            for stream in (program.stdout, program.stderr):
+                with suppress(ValueError):  # a thread that reads it closes it
+                    stream.close()
+
+
+class PulseCard(_Card):
     """A PulseAudio server with virtual microphones.
 
     Devices as PortAudio names them: ``vmic`` (what `play` plays), ``wavmic``
@@ -47,6 +86,7 @@ class PulseCard:
     def __init__(
         self, samplerate: int = 48000, channels: int = 1, samples: np.ndarray | None = None
     ) -> None:
+        super().__init__()
         self.samplerate, self.channels = samplerate, channels
         self.folder = Path(tempfile.mkdtemp(prefix="virtual-card-"))
         self._samples = self.folder / "input.f32"
@@ -75,6 +115,7 @@ class PulseCard:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._end_programs()
         self.stop()
         shutil.rmtree(self.folder)
 
@@ -131,16 +172,8 @@ class PulseCard:
             check=True,
         )
 
-    def python(self, program: str, *arguments: str) -> subprocess.Popen:
-        """Start a Python program that uses the card."""
-        return _start(["-c", program, *arguments], self.environment)
 
-    def rtconv(self, *arguments: str) -> subprocess.Popen:
-        """Start the command line on the card."""
-        return _start(["-m", "rtconv", *arguments], self.environment)
-
-
-class JackCard:
+class JackCard(_Card):
     """A JACK server with the dummy driver; devices ``system`` and whatever is connected.
 
     Raises
@@ -150,6 +183,7 @@ class JackCard:
     """
 
     def __init__(self, samplerate: int = 48000, blocksize: int = 64) -> None:
+        super().__init__()
         self.samplerate, self.blocksize = samplerate, blocksize
         self.name = f"rtconv{os.getpid()}"
         self.environment = {
@@ -179,6 +213,7 @@ class JackCard:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._end_programs()
         self.server.terminate()
         try:
             self.server.wait(5)
@@ -188,21 +223,27 @@ class JackCard:
         for file in Path("/dev/shm").glob(f"jack*{self.name}*"):
             shutil.rmtree(file) if file.is_dir() else file.unlink()
 
-    def python(self, program: str, *arguments: str) -> subprocess.Popen:
-        """Start a Python program that uses the card."""
-        return _start(["-c", program, *arguments], self.environment)
 
-    def rtconv(self, *arguments: str) -> subprocess.Popen:
-        """Start the command line on the card."""
-        return _start(["-m", "rtconv", *arguments], self.environment)
+class Lines(threading.Thread):
+    """Collects the lines of a stream in the background, with the time at which each came."""
 
+    def __init__(self, stream: IO[str]) -> None:
+        super().__init__(daemon=True)
+        self._stream = stream
+        self.lines: list[tuple[float, str]] = []
+        self.start()
 
-def _start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    def run(self) -> None:
+        with self._stream:
+            for line in self._stream:
+                self.lines.append((time.monotonic(), line))
+
+    def wait_for(self, text: str, since: int = 0) -> float:
+        """The time of the first line with `text`, after the first `since` lines."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            for moment, line in self.lines[since:]:
+                if text in line:
+                    return moment
+            time.sleep(0.01)
+        raise TimeoutError(f"{text!r} did not come, but {[line for _, line in self.lines]}")
