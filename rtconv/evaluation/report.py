@@ -280,13 +280,15 @@ def _plot_thresholds(name: str, output: OutputEvaluation) -> Any:
     figure = empty_figure(8, 3.2)
     axis = figure.subplots()
     thresholds = [point.threshold for point in output.curve]
-    axis.step(thresholds, [100 * p.counts.miss_rate for p in output.curve], color=_STYLES[0][0])
+    # The points fall: each holds from its threshold down to the next one.
+    miss_rates = [100 * p.counts.miss_rate for p in output.curve]
+    axis.step(thresholds, miss_rates, where="post", color=_STYLES[0][0])
     axis.axvline(output.threshold, color="0.3", linestyle=":", linewidth=1)
     axis.set(xlabel=f"threshold of {name}", ylabel="misses (%)", ylim=(-2, 102))
     axis.yaxis.label.set_color(_STYLES[0][0])
     right = axis.twinx()
     rates = [point.counts.false_alarms_per_hour for point in output.curve]
-    right.step(thresholds, rates, color=_STYLES[1][0], linestyle="--")
+    right.step(thresholds, rates, where="post", color=_STYLES[1][0], linestyle="--")
     right.set(ylabel="false alarms per hour", yscale="symlog", ylim=(0, None))
     right.yaxis.label.set_color(_STYLES[1][0])
     axis.grid(alpha=0.25)
