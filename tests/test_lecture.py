@@ -1,6 +1,7 @@
 """Each experiment of the lecture: its claim, with numbers."""
 
 import pickle
+import re
 import sys
 from types import SimpleNamespace
 
@@ -267,3 +268,13 @@ def test_show_needs_a_screen(monkeypatch):
     monkeypatch.setattr(pyplot, "show", lambda: setattr(shown, "count", 1))
     Sheet(show=True).wait()
     assert shown.count == 1
+
+
+def test_docs_name_every_experiment_and_every_figure_is_there():
+    text = (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8")
+    for name in rtconv.lecture.EXPERIMENTS:
+        assert f"$ rtconv lecture {name}" in text
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 20
+    for link in links:
+        assert (ROOT / "docs" / link).is_file(), link

@@ -18,7 +18,7 @@ from rtconv.lecture.sheet import Sheet
 
 #: Seconds without an answer after which the download of MNIST is given up.
 DOWNLOAD_TIMEOUT = 3.0
-BATCH = 64
+BATCH, LEARNING_RATE = 64, 0.003
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,10 @@ def convolutional_network(shape: tuple[int, ...]) -> Any:
 
 def train(network: Any, digits: Digits, epochs: int) -> float:
     """Train a Keras network; its accuracy on the test part."""
-    network.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    from rtconv.training.keras_model import keras
+
+    adam = keras.optimizers.Adam(LEARNING_RATE)
+    network.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
     network.fit(digits.images, digits.labels, batch_size=BATCH, epochs=epochs, verbose=0)
     return float(network.evaluate(digits.test_images, digits.test_labels, verbose=0)[1])
 

@@ -64,8 +64,8 @@ def _chirp_detector(layers: list[Layer], threshold: float) -> Detector:
 
 #: The detectors of the lecture by name; `ramp` reads the weights of its experiment.
 DETECTORS: dict[str, Callable[[Sheet], Detector]] = {
-    "chirp": lambda sheet: _chirp_detector(normalised_correlation(chirp()), 0.3),
-    "matched": lambda sheet: _chirp_detector(matched_filter(chirp()), 0.3),
+    "chirp": lambda sheet: _chirp_detector(normalised_correlation(chirp()), 0.2),
+    "matched": lambda sheet: _chirp_detector(matched_filter(chirp()), 0.2),
     "filterbank": lambda sheet: filterbank.detector(),
     "ramp": lambda sheet: ramp.detector(ramp.read_weights(sheet)),
 }
@@ -126,6 +126,7 @@ def _play(device: str) -> None:
             chirps().astype(np.float32),
             SAMPLERATE,
             device=None if device == "default" else device,
+            latency=0.5,  # seconds: playing runs beside the drawing
         )
     except (sounddevice.PortAudioError, ValueError) as error:
         raise RtconvError(
