@@ -171,6 +171,9 @@ def test_activations_against_their_definition_in_float64(name):
     scores = CompiledNetwork(layers).step(x)
     finite = np.abs(expected) < np.finfo(np.float32).max
     np.testing.assert_allclose(scores[finite], expected[finite], rtol=2e-7, atol=2e-7)
+    if name in ("tanh", "sigmoid"):
+        assert ACTIVATIONS[name](np.float32(-50)) <= scores.min()
+        assert scores.max() <= 1
     if name in ("tanh", "relu", "leaky_relu", "linear"):  # small values keep their digits
         small = np.abs(x) > 1e-30
         np.testing.assert_allclose(scores[small], expected[small], rtol=4e-7)
