@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from rtconv.audio import read_blocks
 
 RATE = 16000
-SENSITIVITIES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+SENSITIVITIES = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def chunks(path, length):

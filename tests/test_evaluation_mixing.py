@@ -77,7 +77,7 @@ def test_responses_start_with_the_direct_sound_and_are_repeatable(response, samp
 
 
 def test_rooms_decay():
-    for seed in range(10):
+    for seed in range(50):
         for response in (mixing.room_response, mixing.decay_response):
             taps = response(np.random.default_rng(seed), RATE)
             third = len(taps) // 3

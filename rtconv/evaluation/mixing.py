@@ -138,14 +138,13 @@ def room_response(rng: np.random.Generator, samplerate: int) -> np.ndarray:
         materials=pyroomacoustics.Material(rng.uniform(0.1, 0.6)),
         max_order=_REFLECTIONS,
     )
-    direction = rng.normal(0, (1, 1, 0.3))
-    direction /= np.linalg.norm(direction)
+    source, target = rng.uniform(0.4, size - 0.4, (2, 3))
+    direction = (target - source) / np.linalg.norm(target - source)
+    farthest = np.clip(np.linalg.norm(target - source), 0.3, 2.5)
     # A whole number of samples from source to microphone, so that the direct
     # sound is one tap and is not shifted by a fraction of a sample.
-    distance = round(rng.uniform(0.3, 2.5) / SPEED_OF_SOUND * samplerate)
+    distance = round(rng.uniform(0.3, farthest) / SPEED_OF_SOUND * samplerate)
     offset = direction * distance * SPEED_OF_SOUND / samplerate
-    margin = np.full(3, 0.3)
-    source = rng.uniform(margin + np.maximum(-offset, 0), size - margin - np.maximum(offset, 0))
     room.add_source(source)
     room.add_microphone(source + offset)
     room.compute_rir()

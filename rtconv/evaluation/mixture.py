@@ -187,7 +187,7 @@ def write_mixture(
                 file.write(np.clip(slot, -1, 1))
                 position += len(slot)
                 on_progress(len(slot) / sum(slots))
-    except (soundfile.SoundFileError, TypeError, ValueError) as error:
+    except (soundfile.SoundFileError, TypeError) as error:
         raise RtconvError(f"{path}: cannot be written as sound ({error})") from error
     write_labels(label_path(path), labels)
     return labels

@@ -13,7 +13,7 @@ from rtconv.model.detector import Output
 from rtconv.stream.events import Event, EventPicker
 
 #: Stretches of constant score that a trace keeps, 20 bytes each.
-LIMIT = 1 << 22
+LIMIT = 1 << 21
 
 
 class ScoreTrace:
