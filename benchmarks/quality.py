@@ -35,12 +35,15 @@ from rtconv.evaluation.measures import (
     Counts,
     OperatingPoint,
     Scored,
+    count,
     describe_rate,
     detection_error_tradeoff,
     operating_point,
 )
 from rtconv.evaluation.mixture import find_occurrences, load_mixture, write_mixture
 from rtconv.evaluation.plots import empty_figure
+from rtconv.evaluation.quality import read_label_track
+from rtconv.evaluation.replay import replay
 from rtconv.evaluation.report import describe_misses
 from rtconv.evaluation.trace import ScoreTrace
 from rtconv.labels import read_labels
@@ -335,14 +338,23 @@ def evaluated_timing(detector, path):
 
     The error is taken from its median: where in a sound its end is, is a matter of definition.
     """
-    evaluation = rtconv.evaluate(detector, [path], collar=FIXED_COLLAR)
-    point = evaluation.outputs[0].points[WISH]
-    at = Detector(rtconv.evaluation.replay.with_threshold(detector.model, point.threshold))
-    output = rtconv.evaluate(at, [path], collar=FIXED_COLLAR).outputs[0]
-    by_snr = {value: counts.miss_rate for value, counts in output.conditions["snr_db"].items()}
-    errors = np.array([hit.error for hit in output.hits])
+    output = detector.model.outputs[0]
+    trace = ScoreTrace(detector.samplerate)
+    for _ in replay(detector, path, on_scores=lambda scores: trace.push(scores[:, 0])):
+        pass
+    labels = [label for label in read_label_track(path) if label.name == output.name]
+    recording = Scored(trace, np.array([label.end for label in labels]))
+    point = operating_point([recording], output, FIXED_COLLAR, WISH)
+    times = np.array([e.time for e in trace.events(output.at_threshold(point.threshold))])
+    matching = match_events(recording.reference, times, FIXED_COLLAR)
+    errors = times[matching.pairs[:, 1]] - recording.reference[matching.pairs[:, 0]]
     p95 = float(np.percentile(np.abs(errors - np.median(errors)), 95)) if len(errors) else None
-    own = evaluation.outputs[0].counts if detector.model.certificate else None
+    missed = set(matching.missed)
+    by_snr = {}
+    for snr in sorted({float(label.conditions["snr_db"]) for label in labels}):
+        same = [i for i, label in enumerate(labels) if float(label.conditions["snr_db"]) == snr]
+        by_snr[f"{snr:g}"] = sum(i in missed for i in same) / len(same)
+    own = count([recording], output, FIXED_COLLAR) if detector.model.certificate else None
     return point.counts, by_snr, p95, own
 
 
@@ -388,8 +400,6 @@ def micro_wake_word(results, ends, seconds):
     output = Output(
         name="a", threshold=0.9, release=0.45, refractory=1.0, max_hold=1.0, decision="crossing"
     )
-    from rtconv.evaluation.measures import count
-
     own = count([recording], output, KEYWORD_COLLAR)
     curve = detection_error_tradeoff([recording], output, KEYWORD_COLLAR)
     return curve, own, operating_point([recording], output, KEYWORD_COLLAR, WISH).counts

@@ -53,11 +53,15 @@ def describe_rate(count: int, hours: float) -> str:
     """A rate with its confidence, such as "0 in 7.2 h: at most 0.42/h at 95 %"."""
     interval = rate_interval(count, hours)
     if count == 0:
-        return f"0 in {hours:.3g} h: at most {interval.high:.2g}/h at 95 %"
+        return f"0 in {hours:.3g} h: at most {_two_digits(interval.high)}/h at 95 %"
     return (
-        f"{count} in {hours:.3g} h: {count / hours:.2g}/h, "
-        f"{interval.low:.2g} to {interval.high:.2g}/h at 95 %"
+        f"{count} in {hours:.3g} h: {_two_digits(count / hours)}/h, "
+        f"{_two_digits(interval.low)} to {_two_digits(interval.high)}/h at 95 %"
     )
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
 @dataclass(frozen=True)

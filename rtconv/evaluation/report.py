@@ -42,7 +42,7 @@ def measure_rows(output: OutputEvaluation, samplerate: int) -> list[tuple[str, s
         text = f"{describe_misses(point.counts)}, threshold {point.threshold:.4g}"
         if rate * counts.hours < 1:
             text += f"; no false alarm in {counts.hours:.2g} h"
-        rows.append((f"misses at {rate:g} false alarms/h", text))
+        rows.append((f"misses at {rate:g} false alarm{'s' * (rate != 1)}/h", text))
     return rows
 
 
@@ -190,11 +190,12 @@ def _page(evaluations: Sequence[Evaluation]) -> str:
         "false alarms. Negative timing errors are early.</p>",
         "<h2>Misses against false alarms</h2>",
         "<p>Every threshold, through the event picker. The marked point is the detector's own "
-        "threshold, with its 95 % intervals.</p>",
+        "threshold, with its 95 % intervals. What has no false alarm stands at the left edge.</p>",
         _svg(_plot_tradeoff(outputs)),
         "<h2>Choosing a threshold</h2>",
         "".join(_svg(_plot_thresholds(name, output)) for name, _, output in outputs),
         "<h2>When the events come</h2>",
+        "<p>The middle 99 % of the timing errors.</p>",
         _svg(_plot_timing(outputs)),
     ]
     if conditions:
@@ -298,13 +299,14 @@ def _plot_thresholds(name: str, output: OutputEvaluation) -> Any:
 def _plot_timing(outputs: Sequence[tuple[str, Evaluation, OutputEvaluation]]) -> Any:
     figure = empty_figure(8, 3)
     axis = figure.subplots()
+    every = [1000 * hit.error for _, _, output in outputs for hit in output.hits]
+    low, high = np.percentile(every, [0.5, 99.5]) if every else (0, 0)
     for i, (name, _, output) in enumerate(outputs):
         colour, line = _STYLES[i % len(_STYLES)]
         errors = [1000 * hit.error for hit in output.hits]
         if errors:
-            axis.hist(
-                errors, 60, histtype="step", color=colour, linestyle=line, label=name, linewidth=1.4
-            )
+            style = {"color": colour, "linestyle": line, "linewidth": 1.4}
+            axis.hist(errors, 80, (low - 1, high + 1), histtype="step", label=name, **style)
     axis.axvline(0, color="0.3", linestyle=":", linewidth=1)
     axis.set(xlabel="event minus label's end (ms)", ylabel="hits")
     axis.grid(alpha=0.25)
