@@ -306,7 +306,9 @@ def _plot_timing(outputs: Sequence[tuple[str, Evaluation, OutputEvaluation]]) ->
         errors = [1000 * hit.error for hit in output.hits]
         if errors:
             style = {"color": colour, "linestyle": line, "linewidth": 1.4}
-            axis.hist(errors, 80, (low - 1, high + 1), histtype="step", label=name, **style)
+            axis.hist(
+                errors, bins=80, range=(low - 1, high + 1), histtype="step", label=name, **style
+            )
     axis.axvline(0, color="0.3", linestyle=":", linewidth=1)
     axis.set(xlabel="event minus label's end (ms)", ylabel="hits")
     axis.grid(alpha=0.25)
