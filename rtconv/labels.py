@@ -91,7 +91,7 @@ def read_labels(path: Path | str, seconds: float = math.inf) -> list[Label]:
         raise RtconvError(f"{path}: is not a text file of labels") from error
     labels: list[Label] = []
     last: dict[str, Label] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.startswith("\\"):
             continue
         where = f"{path}: line {number}"

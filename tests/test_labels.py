@@ -1,6 +1,8 @@
 """Audacity label tracks: round trip, conditions, and every fault as one sentence."""
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rtconv.errors import RtconvError
 from rtconv.labels import Label, label_path, label_text, read_labels, write_labels
@@ -57,6 +59,22 @@ def test_faults_are_named(tmp_path, text, message):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(RtconvError, match=message):
         read_labels(path, seconds=10)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary() | st.text("0123456789.-e\t\n\\ =anif\u2028\r").map(str.encode))
+def test_any_bytes_are_labels_or_one_sentence(tmp_path, data):
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    try:
+        labels = read_labels(path, seconds=10)
+    except RtconvError as error:
+        assert str(error).startswith(f"{path}: ")
+        assert "\n" not in str(error)
+        return
+    write_labels(tmp_path / "b.txt", labels)
+    again = read_labels(tmp_path / "b.txt", seconds=10)
+    assert [label.text for label in again] == [label.text for label in labels]
 
 
 def test_different_sounds_may_overlap(tmp_path):
