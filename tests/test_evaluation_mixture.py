@@ -1,5 +1,7 @@
 """Test streams: what was asked for is what is in them, and where the labels say."""
 
+import re
+
 import numpy as np
 import pytest
 import soundfile
@@ -7,8 +9,9 @@ import yaml
 
 from rtconv.audio import read_audio
 from rtconv.errors import RtconvError
-from rtconv.evaluation.mixture import load_mixture, write_mixture
+from rtconv.evaluation.mixture import MixtureSettings, load_mixture, write_mixture
 from rtconv.labels import Label, read_labels, write_labels
+from tests.conftest import ROOT
 
 RATE = 8000
 
@@ -143,3 +146,10 @@ def test_a_silent_recording_is_named(folder):
 def test_a_name_that_is_no_sound_format_is_named(folder):
     with pytest.raises(RtconvError, match=r"a\.xyz: cannot be written as sound"):
         write_mixture(mixture(folder), folder / "a.xyz")
+
+
+def test_the_documented_settings_are_valid():
+    text = (ROOT / "docs" / "quality.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    settings = MixtureSettings.model_validate(yaml.safe_load(example))
+    assert settings.rooms == ["none", "shoebox", "decay"]

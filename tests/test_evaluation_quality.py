@@ -10,6 +10,7 @@ import soundfile
 from rich.console import Console
 
 import rtconv
+from rtconv.audio import read_audio
 from rtconv.errors import RtconvError
 from rtconv.evaluation.quality import evaluate
 from rtconv.evaluation.replay import replay, with_threshold
@@ -272,3 +273,13 @@ def test_the_command_measures_mixes_and_reports(rtconv_command, tmp_path):
     failed = rtconv_command("evaluate", detector, "room.wav", cwd=tmp_path)
     assert failed.returncode == 1
     assert "rtconv: room.wav: has no label track room.txt beside it" in failed.stderr
+
+
+@pytest.mark.parametrize("take", ["take2", "take5"])
+def test_moving_a_real_sound_moves_the_peak_of_a_preset_by_less_than_a_hop(take):
+    detector = rtconv.load(ROOT / "models" / "demo.safetensors")
+    path = ROOT / "rtconv" / "data" / "sounds" / "snare" / "test" / f"{take}.flac"
+    clip = read_audio(path, detector.samplerate)[:, 0]
+    hop = detector.model.hop
+    assert shift_invariance(detector, clip, range(0, 1024, hop)).score_change == 0
+    assert shift_invariance(detector, clip, range(0, 1024, 7)).peak_error < hop
