@@ -25,6 +25,11 @@ def rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if len(x) else 0.0
 
 
+def decibels(ratio: float) -> float:
+    """A ratio of amplitudes in dB."""
+    return float(20 * np.log10(max(ratio, 1e-12)))
+
+
 def amplitude(db: float) -> float:
     """The ratio of amplitudes that a number of dB means."""
     return float(10 ** (db / 20))
