@@ -8,6 +8,7 @@ from sklearn.linear_model import QuantileRegressor
 from rtconv.errors import RtconvError
 from rtconv.stream.network import open_network
 from rtconv.training.closed_form import (
+    LOADING,
     METHODS,
     autocorrelation,
     average_pattern,
@@ -63,11 +64,22 @@ def test_linear_filters_answer_the_pattern_with_one_at_its_end(pattern, brown):
         assert y[-1] == pytest.approx(1, abs=1e-4), method
 
 
-def test_whitening_filter_makes_the_background_white(brown):
-    white = lfilter(whitening_filter([brown], order=8), [1], brown)
+def test_whitening_filter_makes_the_background_white(rng):
+    background = lfilter([1], [1, -0.6], rng.normal(size=20_000))  # 12 dB from low to high
+    white = lfilter(whitening_filter([background], order=8), [1], background)
     correlation = autocorrelation([white[100:]], 20)
     assert correlation[0] == pytest.approx(1, rel=0.01)
     assert np.abs(correlation[1:]).max() < 0.03
+
+
+def test_whitening_filter_is_the_inverse_of_the_background_and_noise_30_db_below_it(rng):
+    poles = [1, -1.9, 0.91]
+    rumble = lfilter([1], poles, rng.normal(size=200_000))
+    _, response = freqz(whitening_filter([rumble], order=64), worN=512)
+    _, spectrum = freqz([1], poles, worN=512)
+    power = np.abs(spectrum) ** 2 + 1e-3 * np.mean(rumble**2)
+    assert np.ptp(20 * np.log10(np.abs(spectrum))) > 50
+    assert np.abs(10 * np.log10(np.abs(response) ** 2 * power)).max() < 1.5
 
 
 def test_whitened_matched_filter_has_the_largest_snr_in_its_background(pattern, brown):
@@ -90,7 +102,9 @@ def test_whitened_matched_filter_has_the_largest_snr_in_its_background(pattern, 
 
 def test_wiener_filter_is_the_least_squares_solution(pattern, brown):
     size, interval = 60, 500.0
-    covariance = toeplitz(autocorrelation([brown], size))
+    covariance = toeplitz(
+        autocorrelation([brown], size) * np.where(np.arange(size), 1, 1 + LOADING)
+    )
     rows = np.vstack(
         [convolution_matrix(pattern, size, "full"), np.sqrt(interval) * cholesky(covariance)]
     )

@@ -27,9 +27,10 @@ from rtconv.model.layers import Layer
 
 #: Prediction order of the whitening filter.
 WHITENING_ORDER = 64
-#: White noise added to a background, relative to its power: what is 50 dB below it in
-#: the spectrum is not amplified further.
-LOADING = 1e-5
+#: White noise added to a background, relative to its power: what lies more than 30 dB
+#: below it in the spectrum is not amplified further. Speech and music are seldom loud at
+#: high frequencies, but when they are, it is then that a whitened detector fires wrongly.
+LOADING = 1e-3
 #: Energy, relative to the pattern's, at which normalised correlation loses half its score.
 FLOOR_DB = -60.0
 #: Coefficients above which the linear program of the L1 optimum takes too long.
@@ -119,8 +120,7 @@ def wiener_filter(
     length = len(pattern)
     kernel_size = kernel_size or length
     column = _autocorrelation_sum([pattern], kernel_size)
-    column += (interval or length) * autocorrelation(backgrounds, kernel_size)
-    column[0] *= 1 + LOADING
+    column += (interval or length) * _loaded_autocorrelation(backgrounds, kernel_size)
     reversed_pattern = np.zeros(kernel_size)
     reversed_pattern[:length] = pattern[::-1][:kernel_size]
     taps = solve_toeplitz(column, reversed_pattern)
@@ -290,8 +290,7 @@ def whitening_filter(backgrounds: Sequence[np.ndarray], order: int = WHITENING_O
     """
     from scipy.linalg import solve_toeplitz
 
-    correlation = autocorrelation(backgrounds, order + 1)
-    correlation[0] *= 1 + LOADING
+    correlation = _loaded_autocorrelation(backgrounds, order + 1)
     prediction = solve_toeplitz(correlation[:-1], correlation[1:])
     variance = correlation[0] - prediction @ correlation[1:]
     return np.concatenate([[1], -prediction]) / np.sqrt(variance)
@@ -318,6 +317,12 @@ def autocorrelation(signals: Sequence[np.ndarray], lags: int) -> np.ndarray:
     if not total[0] > 0:
         raise RtconvError("the backgrounds are silent or there are none, give some with sound")
     return total / sum(len(signal) for signal in signals)
+
+
+def _loaded_autocorrelation(backgrounds: Sequence[np.ndarray], lags: int) -> np.ndarray:
+    correlation = autocorrelation(backgrounds, lags)
+    correlation[0] *= 1 + LOADING
+    return correlation
 
 
 def average_pattern(positives: Sequence[np.ndarray]) -> np.ndarray:
