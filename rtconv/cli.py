@@ -100,12 +100,18 @@ def demo(
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
     output: OutputOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from where Ctrl-C ended a training.")
+    ] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="BASE.png: loss, weights, an example, misses.")
+    ] = False,
 ) -> None:
     """Train a detector: BASE.pickle (Conv1D weights) and BASE.safetensors (the detector)."""
     import rtconv
 
     with training_progress() as progress:
-        detector = rtconv.train(config, output, progress)
+        detector = rtconv.train(config, output, progress, note, resume=resume, plot=plot)
     base = output or Path("models") / detector.name
     note(f"{base}.pickle and {base}.safetensors are written")
 

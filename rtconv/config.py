@@ -31,6 +31,15 @@ Loss = Literal[
     "binary_crossentropy",
     "focal_crossentropy",
 ]
+Method = Literal[
+    "network",
+    "matched_filter",
+    "whitened",
+    "wiener",
+    "l1",
+    "normalised",
+    "whitened_normalised",
+]
 Initializer = Literal[
     "glorot_uniform", "he_normal", "zeros", "gabor", "pairs", "identity", "average"
 ]
@@ -249,6 +258,9 @@ class TrainingSettings(Settings):
 
     Attributes
     ----------
+    method : str
+        ``network``, or a closed form: the filter is computed from the positives and the
+        backgrounds, and the config needs no network.
     signal : SignalSettings
         Trained on as a whole, one step an epoch.
     positives : list of str, or such a list for each output
@@ -272,6 +284,8 @@ class TrainingSettings(Settings):
     schedule : {'constant', 'cosine'}
         Of the learning rate; cosine falls to zero after a short warm-up.
     epochs, steps_per_epoch, batch_size : int
+    patience : int
+        Epochs without fewer validation misses after which training stops early.
     excerpt : float
         Seconds of an example.
     mining : int
@@ -281,6 +295,7 @@ class TrainingSettings(Settings):
     augment : AugmentSettings
     """
 
+    method: Method = "network"
     signal: SignalSettings | None = None
     positives: list[str] | dict[Name, list[str]] = []
     negatives: list[str] = []
@@ -299,6 +314,7 @@ class TrainingSettings(Settings):
     steps_per_epoch: int = Field(100, ge=1, le=100_000)
     batch_size: int = Field(32, ge=1, le=4096)
     excerpt: Positive = 4.0
+    patience: int | None = Field(None, ge=1)
     mining: int = Field(0, ge=0, le=10)
     seed: int = Field(0, ge=0, lt=2**31)
     augment: AugmentSettings = AugmentSettings()
@@ -324,6 +340,8 @@ class TrainingSettings(Settings):
     def _one_kind_of_data(self) -> "TrainingSettings":
         if (self.signal is None) == (not self.positives):
             raise ValueError("give either signal or positives")
+        if self.signal is not None and self.method != "network":
+            raise ValueError(f"method {self.method} needs positives")
         return self
 
 
@@ -348,7 +366,7 @@ class Config(Settings):
     samplerate: int = Field(ge=1, le=10_000_000)
     channels: int = Field(1, ge=1, le=1024)
     outputs: list[Name] = []
-    network: list[LayerSettings] = Field(min_length=1)
+    network: list[LayerSettings] = []
     training: TrainingSettings | None = None
     detection: DetectionSettings | dict[str, DetectionSettings] = DetectionSettings()
     _path: Path | None = None
@@ -365,6 +383,8 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
+        if not self.network and not self.closed_form:
+            raise ValueError("network is missing, it needs at least 1 layer or {preset: NAME}")
         channels = self.channels
         for i, layer in enumerate(self.network):
             if channels % layer.groups or layer.filters % layer.groups:
@@ -380,9 +400,10 @@ class Config(Settings):
             channels = layer.filters
         if len(set(self.outputs)) < len(self.outputs):
             raise ValueError("outputs: two have the same name")
-        if self.outputs and len(self.outputs) != channels:
+        filters = 1 if self.closed_form else channels
+        if self.outputs and len(self.outputs) != filters:
             raise ValueError(
-                f"outputs: {len(self.outputs)} names for the {channels} filters of the last layer"
+                f"outputs: {len(self.outputs)} names for the {filters} filters of the last layer"
             )
         positives = None if self.training is None else self.training.positives
         if positives and len(self.output_names) > 1 and isinstance(positives, list):
@@ -401,9 +422,14 @@ class Config(Settings):
         return self
 
     @property
+    def closed_form(self) -> bool:
+        """Whether the layers are computed, and a network is not needed."""
+        return self.training is not None and self.training.method != "network"
+
+    @property
     def output_names(self) -> list[str]:
         """The outputs' names: as given, or the detector's name, numbered if several."""
-        count = self.network[-1].filters
+        count = 1 if self.closed_form else self.network[-1].filters
         if self.outputs:
             return self.outputs
         return [self.name] if count == 1 else [f"{self.name}-{i}" for i in range(1, count + 1)]
@@ -456,6 +482,8 @@ def find_files(config: Path | None, key: str, patterns: list[str]) -> list[Path]
 
 def _glob(folder: Path, pattern: str) -> list[Path]:
     whole = folder / pattern
+    if whole.exists():  # the name of a file, whatever characters are in it
+        return [whole]
     anchor = Path(whole.anchor)
     return list(anchor.glob(str(whole.relative_to(anchor))))
 

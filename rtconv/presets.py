@@ -102,6 +102,54 @@ def chime(samplerate: int) -> dict[str, Any]:
     }
 
 
+def click(samplerate: int) -> dict[str, Any]:
+    """A sound under 50 ms, or one whose sample counts: a score for every sample."""
+    residual = [
+        {
+            "filters": 16,
+            "kernel_size": 3,
+            "dilation_rate": 2**i,
+            "use_bias": False,
+            "batch_normalization": True,
+            "activation": "relu",
+            "residual": True,
+        }
+        for i in range(8)
+    ]
+    return {
+        "network": [
+            {
+                "filters": 16,
+                "kernel_size": round(samplerate / 500),
+                "use_bias": False,
+                "batch_normalization": True,
+                "activation": "relu",
+            },
+            *residual,
+            *score(1),
+        ],
+        "training": {
+            **RECIPE,
+            "target": {"shape": "impulse", "width": 0.001, "ignore": 0.003},
+            "batch_size": 8,
+            "epochs": 20,
+            "steps_per_epoch": 100,
+            "excerpt": 0.5,
+            "mining": 2,
+            "augment": {
+                "gain_db": [-12, 6],
+                "snr_db": [-3, 30],
+                "speed": [0.98, 1.02],
+                "reverb": 0.3,
+                "filter": 0.3,
+                "bandwidth": 0.2,
+                "truncate": 0.1,
+            },
+        },
+        "detection": {"refractory": 0.1},
+    }
+
+
 def spectrum(bands: int, taps: int, strides: int, band: tuple[float, float]) -> list[dict]:
     """Logarithm of the power in frequency bands, normalised: filters, square, pair
     sums, log, and a 1x1 that starts as identity.
@@ -166,7 +214,11 @@ RECIPE = {
     "batch_size": 32,
 }
 
-PRESETS: dict[str, Callable[[int], dict[str, Any]]] = {"keyword": keyword, "chime": chime}
+PRESETS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "keyword": keyword,
+    "chime": chime,
+    "click": click,
+}
 
 
 def expand_preset(values: Any) -> Any:
@@ -200,10 +252,19 @@ def expand_preset(values: Any) -> Any:
         raise ValueError("samplerate: a preset needs an integer of 1000 Hz or more")
     preset = PRESETS[name](samplerate)
     expanded = {**values, "network": preset["network"]}
-    for section in ("training", "detection"):
-        if section in values or section == "detection":
-            expanded[section] = _filled(values.get(section, {}), preset[section])
+    if "training" in values:
+        expanded["training"] = _filled(values["training"], preset["training"])
+    detection = values.get("detection", {})
+    if isinstance(detection, dict) and detection and all(map(_is_section, detection.values())):
+        filled = {key: _filled(part, preset["detection"]) for key, part in detection.items()}
+        expanded["detection"] = filled
+    else:
+        expanded["detection"] = _filled(detection, preset["detection"])
     return expanded
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _filled(values: Any, defaults: dict[str, Any]) -> Any:

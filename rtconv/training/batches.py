@@ -26,7 +26,7 @@ from rtconv.evaluation.mixing import (
 from rtconv.model.layers import Layer, hop, receptive_field
 from rtconv.training.data import Dataset, Pattern
 
-#: Variants of patterns that an epoch draws from.
+#: Variants of patterns that an epoch draws from, at most.
 VARIANTS = 400
 #: Share of the places in an example that hold a positive, and a negative if there are any.
 POSITIVE_SHARE, NEGATIVE_SHARE = 0.4, 0.15
@@ -167,8 +167,10 @@ class Mixer:
         inputs : ndarray, (steps, batch, frames, 1), float32
         targets, weights : ndarray, (steps, batch, scores, outputs), float32
         """
+        placed = calls * steps * self.settings.batch_size * self.places
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            variants = list(pool.map(self._variant, [(number, i) for i in range(VARIANTS)]))
+            seeds = [(number, i) for i in range(min(VARIANTS, max(20, placed // 2)))]
+            variants = list(pool.map(self._variant, seeds))
             waiting: list[list[Future]] = []
             for call in range(calls):
                 seeds = [(number, call * steps + i) for i in range(steps)]

@@ -128,49 +128,68 @@ def score_patterns(
 
 
 def thresholds_of(
-    layers: Sequence[Layer], dataset: Dataset, config: Config
+    layers: Sequence[Layer], dataset: Dataset, config: Config, seconds: float | None = None
 ) -> tuple[list[Layer], list[Expectation]]:
     """Solve the threshold of each output from its `false_alarms_per_hour`.
 
-    Where the last layer is a sigmoid with a bias, the bias is moved so that the
-    threshold is 0.5: a score says the same of every detector. Where the background
-    is too short for the wish, the threshold is raised to halfway between the highest
-    false score and the weakest twentieth of the patterns, or a little at least. A threshold that the config
-    gives stays as it is, and is only measured.
+    Then the last layer is changed so that the threshold is 0.5, and a score says the
+    same of every detector: a sigmoid's bias is moved, a linear layer without bias is
+    scaled; others keep their threshold. Where the background is too short for the
+    wish, the threshold is raised to halfway between the highest false score and the
+    weakest twentieth of the patterns, or a little at least. A threshold that the
+    config gives stays as it is, and is only measured.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    dataset : Dataset
+    config : Config
+    seconds : float
+        Of the background that is listened to; all of it by default.
 
     Returns
     -------
     layers : list of Layer
     expectations : list of Expectation
     """
-    traces = trace_background(layers, dataset.calibration)
+    sigmoid = layers[-1].activation == "sigmoid" and not layers[-1].residual
+    traces = trace_background(layers, dataset.calibration, seconds)
     peaks = _peaks(layers, dataset, config)
     solved = [
-        _solve(picker_of(config, output), traces[output], peaks[output], config)
-        for output in range(len(traces))
+        _solve(picker_of(config, output), trace, peaks[output], config, sigmoid)
+        for output, trace in enumerate(traces)
     ]
-    last = layers[-1]
     free = all(config.detection_of(name).threshold is None for name in config.output_names)
-    if free and last.activation == "sigmoid" and last.bias is not None and not last.residual:
-        shift = [np.log(c.threshold / (1 - c.threshold)) for c in solved]
-        last = replace(last, bias=(last.bias - shift).astype(np.float32))
+    last = _with_threshold_half(layers[-1], [c.threshold for c in solved]) if free else None
+    if last is not None:
         layers = [*layers[:-1], last]
-        traces = trace_background(layers, dataset.calibration)
+        traces = trace_background(layers, dataset.calibration, seconds)
         peaks = _peaks(layers, dataset, config)
         solved = [replace(calibration, threshold=0.5) for calibration in solved]
     expectations = []
     for output, calibration in enumerate(solved):
-        events = traces[output].events(
-            picker_of(config, output).at_threshold(calibration.threshold)
-        )
+        picker = picker_of(config, output).at_threshold(calibration.threshold)
         expectations.append(
             Expectation(
-                replace(calibration, false_alarms=len(events)),
+                replace(calibration, false_alarms=len(traces[output].events(picker))),
                 float((peaks[output] < calibration.threshold).mean()),
                 bool(dataset.validation),
             )
         )
     return list(layers), expectations
+
+
+def _with_threshold_half(last: Layer, thresholds: Sequence[float]) -> Layer | None:
+    """The last layer, changed so that what were the thresholds scores 0.5, if it can be."""
+    if last.residual:
+        return None
+    if last.activation == "sigmoid" and last.bias is not None:
+        shift = [_logit(threshold) for threshold in thresholds]
+        return replace(last, bias=(last.bias - shift).astype(np.float32))
+    if last.activation == "linear" and last.bias is None and min(thresholds) > 0:
+        scale = 0.5 / np.array(thresholds)
+        return replace(last, dense=(last.dense * scale).astype(np.float32))
+    return None
 
 
 def _peaks(layers: Sequence[Layer], dataset: Dataset, config: Config) -> list[np.ndarray]:
@@ -179,22 +198,24 @@ def _peaks(layers: Sequence[Layer], dataset: Dataset, config: Config) -> list[np
     return score_patterns(layers, patterns, dataset.calibration, config, [config.training.seed, 4])
 
 
-def _solve(output: Output, trace: ScoreTrace, peaks: np.ndarray, config: Config) -> Calibration:
+def _solve(
+    output: Output, trace: ScoreTrace, peaks: np.ndarray, config: Config, sigmoid: bool
+) -> Calibration:
     wish = config.detection_of(output.name)
     calibration = solve_threshold([trace], output, wish.false_alarms_per_hour)
     if wish.threshold is not None:
         return replace(calibration, threshold=wish.threshold)
+    inner, outer = (_logit, _sigmoid) if sigmoid else (float, float)
+    highest = threshold = inner(calibration.threshold)
     if calibration.warning is not None and len(peaks):
-        weakest = float(np.quantile(peaks, 0.05))
-        highest = _logit(calibration.threshold)
-        raised = _sigmoid(max(highest + LEAST_RISE, (highest + _logit(weakest)) / 2))
-        calibration = replace(calibration, threshold=raised)
-    inside = float(np.clip(calibration.threshold, 1e-6, 1 - 1e-6))
-    return replace(calibration, threshold=inside)
+        weakest = inner(float(np.quantile(peaks, 0.05)))
+        least = LEAST_RISE if sigmoid else 0.02 * abs(highest)
+        threshold = max(highest + least, (highest + weakest) / 2)
+    return replace(calibration, threshold=outer(threshold))
 
 
 def _logit(p: float) -> float:
-    p = float(np.clip(p, 1e-7, 1 - 1e-7))
+    p = float(np.clip(p, 1e-6, 1 - 1e-6))
     return float(np.log(p / (1 - p)))
 
 

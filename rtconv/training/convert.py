@@ -1,6 +1,7 @@
 """Conv1D weights to a detector file; needs no Keras."""
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from rtconv.config import Config, load_config
 from rtconv.errors import RtconvError
 from rtconv.model.dense import Order, layers_from_weights
 from rtconv.model.detector import Model, Output
+from rtconv.model.layers import Layer
 from rtconv.model.weights import load_weights
-from rtconv.stream.certify import certify
+from rtconv.stream.certify import Oracle, certify
 from rtconv.stream.detector import Detector
 from rtconv.stream.reference import ReferenceNetwork
+
+#: What the certificate calls the oracle of weights that do not come from training.
+REFERENCE = f"reference network, numpy {np.__version__}"
 
 
 def convert(
@@ -62,16 +67,20 @@ def convert(
         "versions": versions(),
     }
     model = Model(config.name, config.samplerate, layers, outputs, training=training)
+    detector = Detector(certify(model, reference_oracle(layers), REFERENCE))
+    detector.save(f"{base_path(config, output)}.safetensors")
+    return detector
+
+
+def reference_oracle(layers: Sequence[Layer]) -> Oracle:
+    """Scores of a whole signal by the reference network, for certification."""
     reference = ReferenceNetwork(layers)
 
     def oracle(x: np.ndarray) -> np.ndarray:
         reference.reset()
         return reference.step(x)
 
-    model = certify(model, oracle, f"reference network, numpy {np.__version__}")
-    detector = Detector(model)
-    detector.save(f"{base_path(config, output)}.safetensors")
-    return detector
+    return oracle
 
 
 def base_path(config: Config, output: Path | str | None) -> Path:

@@ -5,21 +5,24 @@ set aside for validation and calibration is set aside by recording, or by the
 group that the config's `group` finds in a file's path, never by excerpt.
 """
 
+import hashlib
 import os
 import re
 import tempfile
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rtconv.audio import audio_info, read_audio, read_blocks
 from rtconv.config import Config, TrainingSettings
 from rtconv.errors import RtconvError
-from rtconv.evaluation.mixing import active_part
+from rtconv.evaluation.mixing import active_part, decibels, rms
 from rtconv.labels import label_path, read_labels
 
 #: Seconds of the recording that are kept around a pattern, where there are as many.
@@ -27,7 +30,39 @@ MARGIN_BEFORE, MARGIN_AFTER = 0.12, 0.3
 #: Seconds over which the margins fade.
 FADE = 0.01
 
+#: Seconds of a background from which on it is decoded piece by piece, and how many shorter
+#: ones are decoded ahead.
+LONG, AHEAD = 900, 8
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is known of a sound file.
+
+    Attributes
+    ----------
+    samplerate : int
+        Hz, its own.
+    digest : str
+        SHA-256 of its samples as they are used.
+    labelled : bool
+        Whether a label track says where the patterns are.
+    clipped : int
+        Samples in stretches of three or more at the largest value.
+    bandwidth : float
+        Hz, above which the spectrum lies 60 dB below its maximum.
+    noise_db : float
+        Level outside of the patterns, dB of full scale; -inf where nothing is left.
+    """
+
+    samplerate: int
+    digest: str
+    labelled: bool
+    clipped: int
+    bandwidth: float
+    noise_db: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +80,9 @@ class Pattern:
     path : Path
     group : str
         Its speaker or session, or its file.
+    recording : Recording
+    at : float
+        Seconds from the recording's beginning to the pattern's start.
     """
 
     samples: np.ndarray
@@ -53,6 +91,8 @@ class Pattern:
     output: int | None
     path: Path
     group: str
+    recording: Recording
+    at: float
 
     @property
     def active(self) -> np.ndarray:
@@ -87,13 +127,45 @@ def read_patterns(
         samples = read_audio(path, config.samplerate).mean(axis=1)
         if not np.any(np.abs(samples) > 1e-5):
             raise RtconvError(f"{path}: is silent, remove it from the training data")
-        spans = _labelled_spans(path, name, config.samplerate) or [
-            active_part(samples, config.samplerate)
-        ]
+        labelled = _labelled_spans(path, name, config.samplerate)
+        spans = labelled or [active_part(samples, config.samplerate)]
+        recording = _inspect(path, samples, spans, bool(labelled), config.samplerate)
         for i, (start, end) in enumerate(spans):
             after = spans[i + 1][0] if i + 1 < len(spans) else len(samples)
-            patterns.append(_cut(samples, start, end, after, output, path, config))
+            if np.any(samples[start:end]):
+                cut = _cut(samples, start, end, after, config.samplerate)
+                group = group_of(path, config.training)
+                at = start / config.samplerate
+                patterns.append(Pattern(*cut, output, path, group, recording, at))
+            else:
+                raise RtconvError(
+                    f"{path}: is silent from {start / config.samplerate:.3f} to "
+                    f"{end / config.samplerate:.3f} s, where a label says there is a sound"
+                )
     return patterns
+
+
+def _inspect(
+    path: Path, samples: np.ndarray, spans: Sequence[tuple[int, int]], labelled: bool, rate: int
+) -> Recording:
+    outside = np.ones(len(samples), bool)
+    for start, end in spans:
+        outside[start:end] = False
+    peak = np.abs(samples).max()
+    at_peak = np.abs(samples) >= 0.9999 * peak
+    runs = at_peak[2:] & at_peak[1:-1] & at_peak[:-2]
+    frames = min(len(samples), 2048)
+    power = np.square(np.abs(np.fft.rfft(np.resize(samples, (-(-len(samples) // frames), frames)))))
+    spectrum = np.convolve(power.mean(axis=0), np.ones(9) / 9, "same")
+    highest = np.flatnonzero(spectrum > 1e-6 * spectrum.max())[-1]
+    return Recording(
+        samplerate=audio_info(path).samplerate,
+        digest=hashlib.sha256(samples.tobytes()).hexdigest(),
+        labelled=labelled,
+        clipped=int(runs.sum()) if peak > 0.3 else 0,
+        bandwidth=float(highest * rate / frames),
+        noise_db=decibels(rms(samples[outside])) if outside.sum() > rate // 20 else -np.inf,
+    )
 
 
 def _labelled_spans(path: Path, name: str, samplerate: int) -> list[tuple[int, int]]:
@@ -113,22 +185,16 @@ def _labelled_spans(path: Path, name: str, samplerate: int) -> list[tuple[int, i
 
 
 def _cut(
-    samples: np.ndarray,
-    start: int,
-    end: int,
-    after: int,
-    output: int | None,
-    path: Path,
-    config: Config,
-) -> Pattern:
+    samples: np.ndarray, start: int, end: int, after: int, rate: int
+) -> tuple[np.ndarray, int, int]:
     """A pattern with its margins, faded in and out, up to the next one at `after`."""
-    first = max(0, start - round(MARGIN_BEFORE * config.samplerate))
-    last = min(len(samples), max(end, min(after, end + round(MARGIN_AFTER * config.samplerate))))
+    first = max(0, start - round(MARGIN_BEFORE * rate))
+    last = min(len(samples), max(end, min(after, end + round(MARGIN_AFTER * rate))))
     cut = samples[first:last].astype(np.float32)
     for ramp in (cut[: start - first], cut[end - first :][::-1]):
-        fade = min(len(ramp), round(FADE * config.samplerate))
+        fade = min(len(ramp), round(FADE * rate))
         ramp[:fade] *= np.linspace(0, 1, fade, endpoint=False, dtype=np.float32)
-    return Pattern(cut, start - first, end - first, output, path, group_of(path, config.training))
+    return cut, start - first, end - first
 
 
 def group_of(path: Path, settings: TrainingSettings | None) -> str:
@@ -160,6 +226,7 @@ class Backgrounds:
         self.samplerate = samplerate
         self.files: list[tuple[str, int, int]] = []
         self.frames = 0
+        self._sha = hashlib.sha256()
         self._file = tempfile.TemporaryFile(prefix="rtconv-")  # noqa: SIM115, lives with self
         weakref.finalize(self, self._file.close)
 
@@ -169,11 +236,13 @@ class Backgrounds:
         return self.frames / self.samplerate
 
     def append(self, name: str, blocks: Iterable[np.ndarray]) -> None:
-        """Add a recording: blocks of (frames,) samples, full scale 1."""
+        """Add a recording: blocks of (frames,) samples, float with full scale 1, or int16."""
         first = self.frames
         for block in blocks:
-            pcm = np.round(np.clip(block, -1, 1) * 32767).astype(np.int16)
-            self._file.write(pcm.tobytes())
+            pcm = block if block.dtype == np.int16 else _pcm(block)
+            samples = pcm.tobytes()
+            self._file.write(samples)
+            self._sha.update(samples)
             self.frames += len(pcm)
         self._file.flush()
         self.files.append((name, first, self.frames - first))
@@ -193,6 +262,10 @@ class Backgrounds:
             start, frames = start + count, frames - count
         return np.frombuffer(b"".join(pieces), np.int16).astype(np.float32) / 32767
 
+    def digest(self) -> str:
+        """SHA-256 of all samples."""
+        return self._sha.hexdigest()
+
     def where(self, sample: int) -> tuple[str, float]:
         """The file that holds a sample, and the time in it."""
         for name, first, frames in self.files:
@@ -201,14 +274,53 @@ class Backgrounds:
         raise IndexError(sample)
 
 
-def read_backgrounds(paths: Sequence[Path], samplerate: int) -> Backgrounds:
-    """Decode background recordings, each mixed to one channel."""
+def read_backgrounds(
+    paths: Sequence[Path], samplerate: int, note: Callable[[str], None]
+) -> Backgrounds:
+    """Decode background recordings, each mixed to one channel, several at a time.
+
+    Of one that is damaged, what could be read is used, and `note` is told.
+
+    Raises
+    ------
+    RtconvError
+        If one cannot be read at all.
+    """
     backgrounds = Backgrounds(samplerate)
-    for path in paths:
-        backgrounds.append(
-            str(path), (block.mean(axis=1) for block in read_blocks(path, samplerate))
-        )
+    errors: list[RtconvError] = []
+
+    def blocks_of(path: Path) -> Iterator[np.ndarray]:
+        frames = 0
+        try:
+            for block in read_blocks(path, samplerate):
+                frames += len(block)
+                yield _pcm(block.mean(axis=1))
+        except RtconvError as error:
+            if frames < samplerate:
+                raise
+            errors.append(error)
+
+    def decoded(path: Path) -> list[np.ndarray]:
+        return list(blocks_of(path))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: deque[tuple[Path, Future | None]] = deque()
+        for path in [*paths, *[None] * AHEAD]:
+            if path is not None:
+                # Long files are decoded where they are needed: memory holds only short ones.
+                short = audio_info(path).seconds < LONG
+                decode = pool.submit(decoded, path) if short else None
+                waiting.append((path, decode))
+            if waiting and (path is None or len(waiting) > AHEAD):
+                first, future = waiting.popleft()
+                backgrounds.append(str(first), future.result() if future else blocks_of(first))
+    for error in errors:
+        note(f"{error}; what could be read of it is used")
     return backgrounds
+
+
+def _pcm(x: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(x, -1, 1) * 32767).astype(np.int16)
 
 
 def split_by_group(
@@ -278,20 +390,40 @@ class Dataset:
         lengths = [len(pattern.active) for pattern in self.patterns]
         return float(np.median(lengths)) / self.backgrounds.samplerate
 
-    def split(self, folder: Path) -> dict[str, list[str]]:
-        """Which file went where, for the training record, relative to a folder."""
+    def record(self, folder: Path) -> dict[str, Any]:
+        """Which recording went where, for the training record; paths relative to a folder."""
+
+        def name(path: Path | str) -> str:
+            return os.path.relpath(path, folder) if Path(path).is_absolute() else str(path)
+
         parts = {
-            "positives": {str(pattern.path) for pattern in self.patterns},
-            "validation": {str(pattern.path) for pattern in self.validation},
-            "negatives": {str(pattern.path) for pattern in self.negatives},
-            "backgrounds": {name for name, _, _ in self.backgrounds.files},
-            "calibration": {name for name, _, _ in self.calibration.files},
+            "positives": self.patterns,
+            "validation": self.validation,
+            "negatives": self.negatives,
         }
         return {
-            key: sorted(os.path.relpath(path, folder) if Path(path).is_absolute() else path
-                        for path in paths)
-            for key, paths in parts.items()
-        }  # fmt: skip
+            **{
+                key: [
+                    {
+                        "file": name(pattern.path),
+                        "start": round(pattern.at, 4),
+                        "end": round(pattern.at + len(pattern.active) / self.samplerate, 4),
+                        "sha256": pattern.recording.digest,
+                    }
+                    for pattern in patterns
+                ]
+                for key, patterns in parts.items()
+            },
+            "backgrounds": [name(path) for path, _, _ in self.backgrounds.files],
+            "calibration": [name(path) for path, _, _ in self.calibration.files],
+            "backgrounds_sha256": self.backgrounds.digest(),
+            "calibration_sha256": self.calibration.digest(),
+        }
+
+    @property
+    def samplerate(self) -> int:
+        """Hz, of all of it."""
+        return self.backgrounds.samplerate
 
 
 def load_dataset(config: Config) -> Dataset:
@@ -343,7 +475,9 @@ def _read_both_backgrounds(
             "which says little about false alarms in a real place; record one"
         )
         return coloured_noise(rate, 120, rng), (
-            read_backgrounds(calibration, rate) if calibration else coloured_noise(rate, 300, rng)
+            read_backgrounds(calibration, rate, notes.append)
+            if calibration
+            else coloured_noise(rate, 300, rng)
         )
     if not calibration:
         paths, calibration = split_by_group(
@@ -353,13 +487,14 @@ def _read_both_backgrounds(
             settings.calibration_share,
             rng,
         )
-    if not calibration:
-        notes.append(
-            f"{paths[0]}: is the only background; its last part is set aside for calibration, "
-            "a second recording would say more"
-        )
-        return _cut_in_two(read_backgrounds(paths, rate), settings.calibration_share)
-    return read_backgrounds(paths, rate), read_backgrounds(calibration, rate)
+    training = read_backgrounds(paths, rate, notes.append)
+    if calibration:
+        return training, read_backgrounds(calibration, rate, notes.append)
+    notes.append(
+        f"{paths[0]}: is the only background; its last part is set aside for calibration, "
+        "a second recording would say more"
+    )
+    return _cut_in_two(training, settings.calibration_share)
 
 
 def _cut_in_two(backgrounds: Backgrounds, share: float) -> tuple[Backgrounds, Backgrounds]:

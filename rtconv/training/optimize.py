@@ -83,6 +83,27 @@ class Optimization:
         """Moving average of ``model.get_weights()`` over the last steps."""
         return [w.value.numpy() for w in self._average]
 
+    def state(self) -> dict[str, list[np.ndarray]]:
+        """All that the next step depends on."""
+        return {
+            name: [variable.value.numpy() for variable in variables]
+            for name, variables in self._variables().items()
+        }
+
+    def restore(self, step: int, state: dict[str, list[np.ndarray]]) -> None:
+        """Go on from a `state` after so many steps."""
+        self.step = step
+        for name, variables in self._variables().items():
+            for variable, value in zip(variables, state[name], strict=True):
+                variable.assign(value)
+
+    def _variables(self) -> dict[str, list[Any]]:
+        return {
+            "weights": self.model.weights,
+            "average": self._average,
+            "optimizer": self._optimizer.variables,
+        }
+
     def _run(self, inputs: Any, targets: Any, weights: Any, rates: Any, averaging: Any) -> Any:
         total = tensorflow.constant(0.0)
         for i in tensorflow.range(len(inputs)):
