@@ -55,6 +55,10 @@ FormatOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(metavar="NAME|N", help="Default: the system's input.")
 ]
+LatencyOption = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="S", help="To ask the devices for; default: their low one."),
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="BASE", help="Default: models/NAME."),
@@ -358,6 +362,7 @@ def listen(
     detector: DetectorPath,
     device: DeviceOption = None,
     blocksize: Annotated[int, typer.Option(min=1, help="Samples per callback.")] = 64,
+    latency: LatencyOption = None,
     channel: Annotated[
         str, typer.Option(metavar="N|N,N|mean|all", help="Several: each on its own.")
     ] = "1",
@@ -397,6 +402,7 @@ def listen(
         rtconv.load(detector),
         device,
         blocksize=blocksize,
+        latency=latency,
         channel=parse_channels(channel),
         duration=duration,
         wait=wait,
@@ -405,6 +411,43 @@ def listen(
         on_message=note,
     )
     run(live, open_writer(chosen_format(format), sys.stdout), note, stats)
+
+
+@app.command()
+def latency(
+    detector: DetectorPath,
+    device: DeviceOption = None,
+    blocksize: Annotated[int, typer.Option(min=1, help="Samples per callback.")] = 64,
+    wanted: Annotated[
+        float | None,
+        typer.Option("--latency", min=0, metavar="S", help="To ask the devices for."),
+    ] = None,
+    trigger: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="Output that the input hears.")
+    ] = None,
+    pattern: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A sound that the detector recognises.")
+    ] = None,
+    repetitions: Annotated[int, typer.Option(min=1)] = 20,
+) -> None:
+    """Tell the latencies; with --trigger and --pattern measure the loop from sound to trigger."""
+    from rtconv.audio import read_audio
+    from rtconv.live.console import hide_native_messages
+    from rtconv.live.latency import measure_loop
+    from rtconv.live.source import Source, Trigger
+    from rtconv.model.detector import load_model
+
+    if (trigger is None) != (pattern is None):
+        raise typer.BadParameter("--trigger and --pattern belong together")
+    if "--debug" not in sys.argv:
+        hide_native_messages()
+    output = None if trigger is None else Trigger(trigger)
+    source = Source(load_model(detector), device, blocksize, 1, output, wanted)
+    print(source.describe())
+    if pattern is not None:
+        sound = read_audio(pattern, source.model.samplerate).mean(axis=1)
+        print(measure_loop(source, sound, repetitions))
+    source.close()
 
 
 @app.command()

@@ -11,7 +11,7 @@ import soundfile
 import rtconv
 from rtconv.audio import write_audio
 from tests.conftest import ROOT
-from tests.live_detectors import ramps_in_noise, save_ramp_detector
+from tests.live_detectors import RAMP, ramps_in_noise, save_ramp_detector
 from tests.virtual_card import JackCard, Lines, PulseCard
 
 RATE = 48000
@@ -291,3 +291,59 @@ def test_standing_still_is_no_loss_until_the_server_loses_samples(tmp_path):
     assert "0 overflows, 0 gaps" in stderr
     expected = replayed(detector, samples, tmp_path)
     assert [event["sample"] for event in events_of(stdout)] == [e.sample for e in expected]
+
+
+def test_the_trigger_comes_at_a_constant_delay(tmp_path):
+    """From the output back to the input without a wire: not one sample of jitter."""
+    detector = str(save_ramp_detector(tmp_path / "ramp.safetensors"))
+    pattern = tmp_path / "pattern.wav"
+    write_audio(pattern, RAMP, RATE)
+    with PulseCard(RATE) as card:
+        options = (
+            "--pattern",
+            str(pattern),
+            "--device",
+            "vmic",
+            "--trigger",
+            "speaker",
+            "--latency",
+            "0.1",
+        )
+        process = card.rtconv("latency", detector, *options, "--repetitions", "5")
+        stdout, stderr = process.communicate(timeout=30)
+        assert process.returncode == 0, stderr
+        assert "output speaker, ALSA" in stdout
+        assert "5 of 5 patterns triggered" in stdout
+        assert "standard deviation 0.00 samples" in stdout
+        write_audio(pattern, np.zeros(100), RATE)
+        process = card.rtconv("latency", detector, *options, "--repetitions", "1")
+        _, stderr = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert "the pattern was not recognised at vmic, ALSA" in stderr
+
+
+def test_pulses_are_heard_where_the_events_are(tmp_path):
+    """Played ramps, pulses on the same card: each pulse begins the same time after its event."""
+    detector = str(save_ramp_detector(tmp_path / "ramp.safetensors", decision="crossing"))
+    session = tmp_path / "session.wav"
+    with PulseCard(RATE) as card:
+        live = card.rtconv(
+            *("listen", detector, "--device", "vmic", "--record", str(session)),
+            *("--trigger", "speaker", "--pulse-length", "0.001", "--pulse-level", "-0.25"),
+            *("--latency", "0.1"),
+        )
+        Lines(live.stderr).wait_for("receptive field")
+        events = Lines(live.stdout)
+        sounds = np.zeros(2 * RATE, np.float32)
+        for place in range(10_000, 2 * RATE - 10_000, 10_000):
+            sounds[place : place + len(RAMP)] = RAMP
+        card.play(sounds)
+        time.sleep(0.5)
+        live.send_signal(signal.SIGINT)
+        assert live.wait(10) == 0
+    heard, _ = soundfile.read(session, dtype="float32")
+    begins = np.flatnonzero(np.diff((heard == -0.25).astype(int)) == 1) + 1
+    told = [json.loads(line)["sample"] for _, line in events.lines]
+    assert len(told) == len(begins) == 8
+    assert len(set(begins - told)) == 1
+    assert all((heard[begin : begin + 48] == -0.25).all() for begin in begins)

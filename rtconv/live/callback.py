@@ -33,7 +33,7 @@ from rtconv.stream.instructions import FLOAT, INT, POINTER, Code
 from rtconv.stream.layout import Target
 
 #: PortAudio's callback flags.
-INPUT_UNDERFLOW, INPUT_OVERFLOW = 1, 2
+INPUT_UNDERFLOW, INPUT_OVERFLOW, OUTPUT_UNDERFLOW = 1, 2, 4
 
 _INT32, _DOUBLE, _VOID = ir.IntType(32), ir.DoubleType(), ir.VoidType()
 _TYPES = {"i8": INT, "f4": FLOAT, "f8": _DOUBLE}

@@ -41,6 +41,7 @@ def listen(
     device: int | str | None = None,
     *,
     blocksize: int = 64,
+    latency: float | None = None,
     channel: Channel = 1,
     duration: float | None = None,
     wait: bool = False,
@@ -60,6 +61,9 @@ def listen(
         `rtconv.live.devices.find_device`. The default input unless told.
     blocksize : int
         Samples per call of the audio callback. Changes no score.
+    latency : float, optional
+        To ask the devices for, seconds; their own low one unless told. An
+        output that stutters needs a higher one.
     channel : int, sequence of int, or 'all'
         For a detector of one channel: 1 for the device's first, ...; several,
         or 'all', each on its own; 0 for the mean of all. A detector of several
@@ -88,7 +92,7 @@ def listen(
         raise RtconvError(f"blocksize is {blocksize}, it must be at least 1")
 
     def open_source() -> Source:
-        return Source(detector.model, device, blocksize, channel, trigger)
+        return Source(detector.model, device, blocksize, channel, trigger, latency)
 
     return LiveDetector(
         open_source,

@@ -126,7 +126,8 @@ class GapFinder:
         if self._interruption is not None:
             yield self._end_interruption(blocks[0])
         pauses = self._pauses(blocks)
-        special = pauses | (blocks["flags"] != 0) | (blocks["lost"] > 0) | (blocks["reset"] > 0)
+        flagged = (blocks["flags"] & (INPUT_UNDERFLOW | INPUT_OVERFLOW)) != 0
+        special = pauses | flagged | (blocks["lost"] > 0) | (blocks["reset"] > 0)
         cuts = sorted({0, *np.flatnonzero(special).tolist(), len(blocks)})
         for first, last in pairwise(cuts):
             block = blocks[first]

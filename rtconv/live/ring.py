@@ -197,7 +197,7 @@ class Ring:
         self.control["pattern_period"] = period
         self.control["pattern_length"] = len(self._pattern)
 
-    def read(self, most: int = 1 << 16) -> Chunk | None:
+    def read(self, most: int = 1 << 12) -> Chunk | None:
         """Take the blocks that were written, up to `most` samples; None if there is none."""
         control = self.control
         written = self._acquire(self._field("blocks_written"))

@@ -77,6 +77,8 @@ class Source:
     blocksize : int
     channel : Channel
     trigger : Trigger, optional
+    latency : float, optional
+        To ask the devices for, seconds; their own low one unless told.
 
     Attributes
     ----------
@@ -107,8 +109,10 @@ class Source:
         blocksize: int,
         channel: Channel,
         trigger: Trigger | None = None,
+        latency: float | None = None,
     ) -> None:
         self.blocksize, self._trigger = blocksize, trigger
+        self._wanted_latency: float | str = "low" if latency is None else latency
         self.device = find_device(wanted)
         self.output = None if trigger is None else find_device(trigger.device, "output")
         # Numbers change when devices come and go.
@@ -162,6 +166,11 @@ class Source:
     def play_pattern(self, pattern: np.ndarray, period: int) -> None:
         """Play samples (frames,) on the output; see `Ring.play_pattern`."""
         self._ring.play_pattern(pattern, period)
+
+    @property
+    def position(self) -> int:
+        """Samples that the callback was given, by which the positions of triggers count."""
+        return int(self._ring.control["position"])
 
     @property
     def triggers(self) -> int:
@@ -261,7 +270,7 @@ class Source:
                 samplerate=self.model.samplerate,
                 blocksize=self.blocksize,
                 dtype="float32",
-                latency="low",
+                latency=self._wanted_latency,
                 callback=ffi.cast("PaStreamCallback*", callback_address()),
                 userdata=ffi.cast("void*", self._ring.address),
                 **options,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rtconv.live.callback import INPUT_OVERFLOW, OUTPUT_UNDERFLOW
 from rtconv.live.gaps import GapFinder
 from rtconv.live.source import Source
 
@@ -33,6 +34,8 @@ class Statistics:
         Frames; 0 before the first.
     overflows : int
         Blocks before which the host API reported lost samples.
+    underflows : int
+        Blocks at which the output had run dry.
     gaps, lost : int
         Gaps, and the samples in them as far as their number is known.
     reopened : int
@@ -56,6 +59,7 @@ class Statistics:
     smallest_block: int = 0
     largest_block: int = 0
     overflows: int = 0
+    underflows: int = 0
     gaps: int = 0
     lost: int = 0
     reopened: int = 0
@@ -86,7 +90,8 @@ class Statistics:
         self.largest_block = max(self.largest_block, int(frames.max()))
         self.samples += int(frames.sum())
         self.blocks += len(blocks)
-        self.overflows += int(((blocks["flags"] & 2) != 0).sum())
+        self.overflows += int(((blocks["flags"] & INPUT_OVERFLOW) != 0).sum())
+        self.underflows += int(((blocks["flags"] & OUTPUT_UNDERFLOW) != 0).sum())
         loads = blocks["spent"] * 1e-9 * self.samplerate / frames
         np.add.at(self._loads, np.searchsorted(_EDGES, loads), 1)
         self._largest_load = max(self._largest_load, float(loads.max()))
@@ -129,6 +134,7 @@ class Statistics:
                 f"callback, part of the period: {loads}",
                 f"{self.overflows} overflows, {self.gaps} gaps with {self.lost} samples, "
                 f"reopened {self.reopened} times, drift {drift}",
-                f"{self.events} events, {self.dropped} dropped, {self.triggers} triggers",
+                f"{self.events} events, {self.dropped} dropped, {self.triggers} triggers"
+                + (f", {self.underflows} underflows of the output" if self.underflows else ""),
             ]
         )
