@@ -1,26 +1,33 @@
 """The live engine on virtual sound cards: what docs/live.md claims, measured.
 
-Usage: python benchmarks/live.py callback|restarts|hour|trigger|start [options]
+Usage: python benchmarks/live.py callback|busy|load|trigger|start|restarts|hour [options]
 
-Needs the packages of the tests (PulseAudio, JACK); each program says at its
-head what it measures.
+Needs the packages of the tests (PulseAudio, JACK), and rtmixer for its part of
+`callback`. Every program says in its docstring what it measures.
 """
 
 import argparse
+import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.live_detectors import ramps_in_noise, save_ramp_detector
-from tests.virtual_card import Lines, PulseCard
+from benchmarks import live_worker
+from rtconv.audio import write_audio
+from rtconv.stream.compiled import CompiledNetwork
+from tests.live_detectors import RAMP, ramps_in_noise, save_ramp_detector
+from tests.virtual_card import JackCard, Lines, PulseCard
 
+WORKER = Path(__file__).parent / "live_worker.py"
 RATE = 48000
 
 
@@ -85,19 +92,181 @@ def restarts(options):
     print(f"before: {memory[0]} (kB, threads, files), after: {memory[-1]}")
 
 
+def callback(options):
+    """Python callback, rtmixer with Python, native callback: the same network and card."""
+    print(
+        f"{'busy':6} {'block':>5}  engine    lost samples  overflows  late blocks  worst ms  load"
+    )
+    with JackCard(RATE, options.period) as card:
+        for way in options.ways.split(","):
+            for blocksize in map(int, options.blocks.split(",")):
+                for engine in options.engines.split(","):
+                    print(f"{way:6} {blocksize:>5}  {engine:8}", end="", flush=True)
+                    print(_measured(card, engine, blocksize, options.seconds, way), flush=True)
+
+
+def _measured(card, engine, blocksize, seconds, way):
+    """One run of the worker as a line of the table."""
+    words = (sys.executable, str(WORKER), engine, "system", str(blocksize), str(seconds), way)
+    done = subprocess.run(words, env=card.environment, capture_output=True, text=True)
+    if done.returncode:
+        return f"  failed: {done.stderr.splitlines()[-1]}"
+    values = json.loads(done.stdout)
+    late = "-" if values["late"] is None else values["late"]
+    load = "-" if values["load"] is None else f"{100 * values['load']:.2f} %"
+    return (
+        f"{values['lost']:>14}{values['overflows']:>11}{late:>13}"
+        f"{values['worst_ms']:>10.1f}  {load}"
+    )
+
+
+def busy(options):
+    """Python held for ten seconds in each way: every sample is there, every score has its bits."""
+    samples = ramps_in_noise((options.seconds + 4) * RATE)
+    for way in ("loop", "sum", "regex", "gc"):
+        with tempfile.TemporaryDirectory() as folder, PulseCard(RATE, samples=samples) as card:
+            session = Path(folder) / "session.wav"
+            program = BUSY.format(folder=Path(__file__).parent, way=way, seconds=options.seconds)
+            live = card.python(program, str(session))
+            stdout, stderr = live.communicate()
+            heard, _ = soundfile.read(session, dtype="float32")
+            scores = np.load(f"{session}.npy")
+            expected = CompiledNetwork(live_worker.m3().layers).step(samples[:, np.newaxis])
+            count = min(len(expected), len(scores))
+            print(
+                f"{way:6} lost {len(samples) - len(heard)}, "
+                f"other samples {np.count_nonzero(heard != samples[: len(heard)])}, "
+                f"other bits of scores {np.count_nonzero(scores[:count] != expected[:count])}; "
+                f"{stdout.strip()}{stderr.strip()}",
+                flush=True,
+            )
+
+
+BUSY = """
+import sys
+sys.path.insert(0, {folder!r})
+import numpy as np
+import live_worker
+import rtconv
+from rtconv.stream.detector import Detector
+scores = []
+live = rtconv.listen(
+    Detector(live_worker.m3()), "wavmic", duration={seconds} + 4, record=sys.argv[1],
+    on_scores=scores.append,
+)
+with live:
+    while live.statistics.samples < 48000:
+        live.poll()
+    live_worker.busy({way!r}, {seconds})
+    list(live)
+s = live.statistics
+np.save(sys.argv[1] + ".npy", np.concatenate(scores))
+print(f"{{s.gaps}} gaps, callback p99.9 {{100 * s.load(0.999):.2f}} %, most {{100 * s.load(1):.2f}} %")
+"""
+
+
+def load(options):
+    """Time in the callback as a part of its period, M3 at blocks of 64."""
+    with PulseCard(RATE) as card:
+        program = LOAD.format(folder=str(Path(__file__).parent), seconds=options.seconds)
+        stdout, stderr = card.python(program).communicate()
+    print(stdout, stderr)
+
+
+LOAD = """
+import sys
+sys.path.insert(0, {folder!r})
+import live_worker
+import rtconv
+from rtconv.stream.detector import Detector
+with rtconv.listen(Detector(live_worker.m3()), "vmic", duration={seconds}) as live:
+    list(live)
+print(live.statistics)
+"""
+
+
+def trigger(options):
+    """The standard deviation of the delay from pattern to trigger on a digital loopback."""
+    with tempfile.TemporaryDirectory() as folder, PulseCard(RATE) as card:
+        detector = save_ramp_detector(Path(folder) / "ramp.safetensors")
+        pattern = Path(folder) / "pattern.wav"
+        write_audio(pattern, RAMP, RATE)
+        latency = card.rtconv(
+            *("latency", str(detector), "--device", "vmic", "--trigger", "speaker"),
+            *("--pattern", str(pattern), "--latency", "0.1", "--repetitions", str(options.times)),
+        )
+        print(*latency.communicate())
+
+
+def start(options):
+    """From Enter to the first processed sample, modules loaded, resident memory."""
+    with tempfile.TemporaryDirectory() as folder, PulseCard(RATE) as card:
+        detector = save_ramp_detector(Path(folder) / "ramp.safetensors")
+        for i in range(options.times + 1):
+            begin = time.monotonic()
+            live = card.python(START, str(detector))
+            first, heavy, listening = live.stdout.readline().split(";")
+            if i:  # the first fills the caches
+                print(
+                    f"first sample after {float(first) - begin:.3f} s "
+                    f"(opening the card took {float(listening):.3f} s of it), "
+                    f"TensorFlow {heavy}, {memory_of(live)[0] / 1024:.0f} MiB",
+                    flush=True,
+                )
+            live.send_signal(signal.SIGINT)
+            live.wait()
+
+
+START = """
+import sys, time
+arguments = ["rtconv", "listen", sys.argv[1], "--device", "vmic"]
+sys.argv = arguments
+import rtconv.live.source as source
+opened = []
+open_stream, read = source.Source._open, source.Source.read
+def timed_open(self):
+    begin = time.monotonic()
+    open_stream(self)
+    opened.append(time.monotonic() - begin)
+def timed_read(self):
+    chunk = read(self)
+    if chunk is not None and opened:
+        arrived = chunk.blocks["arrived"][0] * 1e-9
+        heavy = "loaded" if "tensorflow" in sys.modules else "not loaded"
+        print(f"{arrived};{heavy};{opened.pop()}", flush=True)
+    return chunk
+source.Source._open, source.Source.read = timed_open, timed_read
+from rtconv.cli import main
+main()
+"""
+
+
 def main():
     """Run one of the programs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     programs = parser.add_subparsers(required=True)
-    for program in (hour, restarts):
+    options = {
+        callback: {
+            "seconds": 4.0,
+            "ways": "idle,loop,sum,regex,gc",
+            "blocks": "16,64,256",
+            "engines": "python,rtmixer,native",
+            "period": 64,
+        },
+        busy: {"seconds": 10},
+        load: {"seconds": 20},
+        trigger: {"times": 50},
+        start: {"times": 5},
+        restarts: {"times": 20},
+        hour: {"minutes": 60},
+    }
+    for program, defaults in options.items():
         command = programs.add_parser(program.__name__, help=program.__doc__)
         command.set_defaults(program=program)
-        if program is hour:
-            command.add_argument("--minutes", type=int, default=60)
-        if program is restarts:
-            command.add_argument("--times", type=int, default=20)
-    options = parser.parse_args()
-    options.program(options)
+        for name, value in defaults.items():
+            command.add_argument(f"--{name}", type=type(value), default=value)
+    chosen = parser.parse_args()
+    chosen.program(chosen)
 
 
 if __name__ == "__main__":

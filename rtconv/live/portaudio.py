@@ -15,6 +15,9 @@ from rtconv.errors import RtconvError
 #: Seconds that opening and closing a stream may take. Some host APIs hang when their server
 #: is gone.
 OPEN_DEADLINE, CLOSE_DEADLINE = 10.0, 2.0
+#: Of the sound libraries' threads: as PulseAudio's own. More would starve a server that is
+#: polled for on a single core.
+_NICENESS = -11
 
 
 @cache
@@ -88,6 +91,29 @@ def within_deadline(work: Callable[[], Any], seconds: float, name: str) -> Any:
     except FutureTimeoutError:
         atexit.unregister(portaudio()._exit_handler)
         raise RtconvError(f"{name}: hangs, perhaps its server is gone; start again") from None
+
+
+@contextmanager
+def favoured_threads() -> Iterator[None]:
+    """Let the sound libraries' threads that start meanwhile be scheduled before others.
+
+    Where this is not allowed (``ulimit -e``), or the system is not Linux,
+    nothing changes. It is no real-time scheduling: with that, ALSA's plugin for
+    PulseAudio, which polls, can lock out the server that it waits for.
+    """
+    before = _native_threads()
+    yield
+    own = {thread.native_id for thread in threading.enumerate()}
+    with suppress(PermissionError, ProcessLookupError):
+        for number in _native_threads() - before - own:
+            os.setpriority(os.PRIO_PROCESS, number, _NICENESS)
+
+
+def _native_threads() -> set[int]:
+    try:
+        return {int(number) for number in os.listdir("/proc/self/task")}
+    except OSError:
+        return set()
 
 
 @contextmanager

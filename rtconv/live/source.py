@@ -279,7 +279,7 @@ class Source:
             return stream
 
         try:
-            with portaudio.quiet():
+            with portaudio.quiet(), portaudio.favoured_threads():
                 stream = portaudio.within_deadline(work, portaudio.OPEN_DEADLINE, str(self.device))
         except sounddevice.PortAudioError as error:
             devices = f"{self.device} with {self.output}" if duplex else str(self.device)
