@@ -6,7 +6,7 @@ with one sentence, 2 wrong usage.
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -443,11 +443,11 @@ def latency(
         hide_native_messages()
     output = None if trigger is None else Trigger(trigger)
     source = Source(load_model(detector), device, blocksize, 1, output, wanted)
-    print(source.describe())
-    if pattern is not None:
-        sound = read_audio(pattern, source.model.samplerate).mean(axis=1)
-        print(measure_loop(source, sound, repetitions))
-    source.close()
+    with closing(source):
+        print(source.describe(), flush=True)
+        if pattern is not None:
+            sound = read_audio(pattern, source.model.samplerate).mean(axis=1)
+            print(measure_loop(source, sound, repetitions))
 
 
 @app.command()

