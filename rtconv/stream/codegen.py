@@ -7,10 +7,11 @@ used here are those of `rtconv.stream.instructions`.
 oldest frame first. Term t belongs to chain ``t % chains``; a chain is a
 sequence of fused multiply-adds that begins at zero; the chains are added in
 pairs, c and c + chains / 2, then the pairs likewise; then come the bias, the
-activation and the residual. `chains` is a constant of the layer's shape. Every
-path below computes every output in exactly this order, so the bits depend
-neither on the partition of the stream nor on the length of the vectors. (On a
-processor without fused multiply-add they differ from those of one that has it.)
+activation and the residual. `chains` is a constant of the layer's shape and of
+the length of the vectors. Every path below computes every output in exactly
+this order, so the bits do not depend on the partition of the stream. (They may
+differ between processors with vectors of different lengths, and between those
+with fused multiply-add and without.)
 
 **What the registers hold.** There are three kinds of layer, named by what lies
 across the lanes of a vector:

@@ -122,8 +122,8 @@ class Kernel:
     chains: int
 
     @classmethod
-    def of(cls, layer: Layer) -> "Kernel":
-        """The kernel of a layer. It depends on no processor, or the bits would."""
+    def of(cls, layer: Layer, lanes: int) -> "Kernel":
+        """The kernel of a layer, for vectors of so many lanes."""
         channels, filters = layer.in_channels // layer.groups, layer.filters // layer.groups
         terms = layer.kernel_size * channels
         unbroken = layer.kernel_size == 1 or (layer.dilation_rate == 1 and layer.groups == 1)
@@ -131,7 +131,8 @@ class Kernel:
         def fits(chains: int) -> bool:
             return unbroken or channels % chains == 0  # a row of chains is one piece of memory
 
-        across, chains = "filters", 4 if filters <= 8 else 2
+        # one vector in four chains or two in two: at least four sums to hide the latency
+        across, chains = "filters", 4 if filters <= lanes else 2
         while chains > 1 and (terms < 4 * chains or not fits(chains)):
             chains //= 2
         if layer.groups == layer.in_channels == layer.filters > 1:
@@ -272,7 +273,7 @@ class Layout:
         self.held = self._reserve(4 * (TILE + 1) * self.outputs)
 
     def _place(self, layer: Layer, position: int) -> Place:
-        kernel = Kernel.of(layer)
+        kernel = Kernel.of(layer, self.target.lanes)
         capacity = max(4 * TILE, layer.history)
         return Place(
             kernel,
