@@ -176,10 +176,13 @@ def _draw_responses(
 ) -> None:
     with sheet.figure("filterbank", height=3) as axes:
         axes.plot(frequencies / 1000, 20 * np.log10(np.maximum(responses, 1e-6)), linewidth=0.9)
-        axes.plot(frequencies / 1000, total, "k-", linewidth=2, label="sum of the powers")
-        axes.set(title="Eight subbands", xlabel="frequency (kHz)", ylabel="magnitude (dB)")
+        axes.plot(frequencies / 1000, total, "k-", linewidth=2)
+        axes.set(
+            title="Eight subbands and, thick, the sum of their powers",
+            xlabel="frequency (kHz)",
+            ylabel="magnitude (dB)",
+        )
         axes.set(ylim=(-110, 10))
-        axes.legend(loc="center right")
 
 
 def _draw_chirps(sheet: Sheet, x: np.ndarray, scores: np.ndarray) -> None:
