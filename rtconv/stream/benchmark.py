@@ -9,6 +9,7 @@ import ctypes
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from statistics import median
 from time import perf_counter
 
@@ -87,8 +88,7 @@ def benchmark(
         Speed(None if size == OFFLINE else size, median(times[size]), median(fractions[size]))
         for size in sizes
     ]
-    peak = median(peaks)
-    return peak, speeds
+    return median(peaks), speeds
 
 
 def format_benchmark(
@@ -132,17 +132,10 @@ def drive(network: CompiledNetwork, x: np.ndarray, blocksize: int) -> float:
     functions = _measuring_functions()
     call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 4)(functions["drive"])
     scores = np.zeros((len(x), network.outputs), np.float32)
+    addresses = [array.ctypes.data for array in (network.state, x, scores)]
+    rows = 4 * network.channels, 4 * network.outputs  # bytes
     begin = perf_counter()
-    call(
-        network.step_address,
-        network.state.ctypes.data,
-        x.ctypes.data,
-        scores.ctypes.data,
-        len(x),
-        blocksize,
-        4 * network.channels,
-        4 * network.outputs,
-    )
+    call(network.step_address, *addresses, len(x), blocksize, *rows)
     return perf_counter() - begin
 
 
@@ -191,9 +184,6 @@ def _measuring_module(target: Target) -> ir.Module:
     sums = code.repeat(
         function.args[1], lambda _, s: [code.multiply_add(v, factor, factor) for v in s], start
     )
-    total = sums[0]
-    for value in sums[1:]:
-        total = code.fadd(total, value)
-    code.write(total, function.args[0])
+    code.write(reduce(code.fadd, sums), function.args[0])
     code.ret_void()
     return module

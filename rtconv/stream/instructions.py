@@ -18,7 +18,7 @@ POINTER, VOID = ir.PointerType(), ir.VoidType()
 
 
 class Code(ir.IRBuilder):
-    """An `llvmlite.ir.IRBuilder` with the few words that this module is written in.
+    """An `llvmlite.ir.IRBuilder` with the few words that `codegen` is written in.
 
     A vector of one lane is a plain float.
     """
