@@ -221,3 +221,17 @@ def test_every_point_of_the_tradeoff_is_what_the_picker_does():
     assert curve[0].counts.misses == len(recording.reference) - 1
     for point in curve[::20]:
         assert point.counts == count([recording], output().at_threshold(point.threshold), 0.5)
+
+
+def test_the_tradeoff_reaches_to_the_top_where_side_peaks_come_first():
+    rng = np.random.default_rng(0)
+    scores = 0.01 * rng.standard_normal(60_000)
+    ends = np.arange(500, 60_000, 500)
+    scores[ends] = rng.uniform(0.5, 1, len(ends))
+    scores[ends - 10] = 0.3  # within the refractory time
+    recording = Scored(traced(scores), ends / RATE)
+    curve = detection_error_tradeoff([recording], output(), 0.5)
+    thresholds = np.array([point.threshold for point in curve])
+    assert thresholds.max() == np.float32(scores.max())
+    assert np.sum(thresholds > 0.5) > 50
+    assert curve[-1].counts.misses == 0

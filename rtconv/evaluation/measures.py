@@ -23,6 +23,8 @@ from rtconv.model.detector import Output
 
 CONFIDENCE = 0.95
 
+_LEVELS = 10  # thresholds from which the DET curve takes scores of events
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -184,8 +186,8 @@ def detection_error_tradeoff(
     """The DET curve: misses against false alarms per hour as the threshold falls.
 
     Each point is counted by the picker itself. The thresholds are scores of
-    events, all of the highest and then ever fewer, down to where there are more
-    than `false_alarms_per_hour`.
+    events, at several thresholds since a low one may put the event on an early
+    side peak, down to where there are more than `false_alarms_per_hour`.
 
     Returns
     -------
@@ -193,17 +195,18 @@ def detection_error_tradeoff(
         In falling order of the threshold.
     """
     lowest = operating_point(recordings, output, collar, false_alarms_per_hour)
-    at_lowest = output.at_threshold(lowest.threshold)
-    events = [event for recording in recordings for event in recording.trace.events(at_lowest)]
-    scores = np.unique([event.score for event in events])[::-1]
-    if not len(scores):
-        return [lowest]
-    half = points // 2
-    ranks = np.geomspace(half, max(half, len(scores)), points - half).astype(int) - 1
-    chosen = np.unique(np.concatenate([np.arange(half), ranks]))
+    highest = max(_thresholds(recordings, output), default=lowest.threshold)
+    scores = {
+        event.score
+        for threshold in np.linspace(lowest.threshold, highest, _LEVELS)
+        for recording in recordings
+        for event in recording.trace.events(output.at_threshold(float(threshold)))
+    }
+    falling = sorted(scores | {lowest.threshold}, reverse=True)
+    chosen = np.unique(np.linspace(0, len(falling) - 1, points).astype(int))
     return [
         OperatingPoint(t, count(recordings, output.at_threshold(t), collar))
-        for t in map(float, scores[chosen[chosen < len(scores)]])
+        for t in (falling[i] for i in chosen)
     ]
 
 
