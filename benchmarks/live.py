@@ -126,7 +126,9 @@ def busy(options):
     for way in ("loop", "sum", "regex", "gc"):
         with tempfile.TemporaryDirectory() as folder, PulseCard(RATE, samples=samples) as card:
             session = Path(folder) / "session.wav"
-            program = BUSY.format(folder=Path(__file__).parent, way=way, seconds=options.seconds)
+            program = BUSY.format(
+                folder=str(Path(__file__).parent), way=way, seconds=options.seconds
+            )
             live = card.python(program, str(session))
             stdout, stderr = live.communicate()
             heard, _ = soundfile.read(session, dtype="float32")

@@ -353,3 +353,20 @@ def hear_pulses(detector, session, sounds):
         events.join()
     heard, _ = soundfile.read(session, dtype="float32")
     return heard, [json.loads(line) for _, line in events.lines]
+
+
+def test_the_meter_shows_level_and_clipping():
+    """A sine at half of full scale, then one that is cut off."""
+    with PulseCard(RATE) as card:
+        meter = card.rtconv("devices", "--meter", "--device", "vmic")
+        lines = Lines(meter.stdout)
+        lines.wait_for("peak   -inf dB")
+        sine = np.sin(2 * np.pi * 440 / RATE * np.arange(2 * RATE))
+        card.play(0.5 * sine)
+        card.play((2 * sine).clip(-1, 1))
+        lines.wait_for("CLIPPED")
+        meter.send_signal(signal.SIGINT)
+        assert meter.wait(10) == 0
+    lines.join()
+    assert any("peak   -6.0 dB  rms   -9.0 dB" in line for _, line in lines.lines)
+    assert all("CLIPPED" not in line for _, line in lines.lines if "peak   -6.0" in line)

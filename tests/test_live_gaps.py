@@ -147,6 +147,17 @@ def test_an_interruption_is_as_long_as_nothing_arrived():
     assert length == pytest.approx((3600 - 20) * RATE, abs=0.01 * RATE)
 
 
+def test_interruptions_without_a_block_between_are_one():
+    blocks = records(20)
+    finder = GapFinder(RATE)
+    pieces(blocks[:6000], finder)
+    finder.interrupted("the machine slept", asleep=100)
+    finder.interrupted("device lost")
+    ((at, length, reason),) = losses(pieces(blocks[7500:], finder))
+    assert (at, reason) == (0, "the machine slept")
+    assert length == pytest.approx(1500 * FRAMES + 100 * RATE, abs=0.01 * RATE)
+
+
 def test_an_interruption_without_end():
     finder = GapFinder(RATE)
     pieces(records(1), finder)

@@ -100,7 +100,7 @@ class PulseCard(_Card):
         )
         self.environment = {
             **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
             "XDG_RUNTIME_DIR": str(self.folder),
             "PULSE_RUNTIME_PATH": str(self.folder),
             "PULSE_SERVER": f"unix:{self.folder}/native",
@@ -188,7 +188,7 @@ class JackCard(_Card):
         self.name = f"rtconv{os.getpid()}"
         self.environment = {
             **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
             "JACK_NO_START_SERVER": "1",
             "JACK_DEFAULT_SERVER": self.name,
             "PULSE_SERVER": "unix:/nonexistent",

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -298,13 +299,16 @@ class LiveDetector:
 
     def _write_session(self, write: Callable[[SessionWriter], None]) -> None:
         """Record; a recording that fails is told and ends, listening goes on."""
-        if self._session is None:
+        session = self._session
+        if session is None:
             return
         try:
-            write(self._session)
+            write(session)
         except RtconvError as error:
             self._session = None
             self._tell(f"{error}; the recording ends here")
+            with suppress(RtconvError):
+                session.close()
 
     def _notice_sleep(self) -> None:
         """Find out whether the machine slept: only one of two clocks ran on meanwhile."""

@@ -107,6 +107,10 @@ class GapFinder:
             Seconds that passed meanwhile without being counted by the clock of
             the blocks, because the machine slept.
         """
+        if self._interruption is not None:  # no block came between two of them
+            first_reason, last_arrival, slept = self._interruption
+            self._interruption = (first_reason, last_arrival, slept + asleep)
+            return
         self._before = list(self.finish())
         last_arrival = None if self._last is None else float(self._last["arrived"]) * 1e-9
         self._start_again()

@@ -44,7 +44,7 @@ class Level:
     clipped: int
 
     def __str__(self) -> str:
-        bar = "#" * max(0, round(self.peak / 2 + 30))
+        bar = "#" * round(max(self.peak, -60) / 2 + 30)
         clipped = f"  {self.clipped} CLIPPED" if self.clipped else ""
         return (
             f"{self.device.number:>3} {self.device!s:<32.32} {self.channel:>2}  "

@@ -14,7 +14,7 @@ from rtconv.errors import RtconvError
 
 #: Seconds that opening and closing a stream may take. Some host APIs hang when their server
 #: is gone.
-OPEN_DEADLINE, CLOSE_DEADLINE = 10.0, 2.0
+OPEN_DEADLINE, CLOSE_DEADLINE = 10.0, 5.0
 #: Of the sound libraries' threads: as PulseAudio's own. More would starve a server that is
 #: polled for on a single core.
 _NICENESS = -11

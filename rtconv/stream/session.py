@@ -15,6 +15,7 @@ Both are brought up to date once a second. A file above 4 GB is an RF64 file
 import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
@@ -138,8 +139,9 @@ class SessionWriter:
         except OSError as error:
             raise self._failure(error) from error
         finally:
-            self._wav.close()
-            self._log.close()
+            for file in (self._wav, self._log):
+                with suppress(OSError):  # what cannot be written any more was told
+                    file.close()
 
     def _note(self, line: dict[str, Any]) -> None:
         try:
