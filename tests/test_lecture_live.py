@@ -68,7 +68,7 @@ def test_ctrl_c_ends_it_with_statistics(tmp_path):
         while not card.control("list", "short", "source-outputs"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        card.play(0.5 * live.chirps()[: live.SAMPLERATE * 2])
+        card.play(0.5 * live.chirps()[: round(2.8 * live.SAMPLERATE)])
         listening.send_signal(2)
         stdout, stderr = listening.communicate(timeout=30)
     assert listening.returncode == 0, stderr
