@@ -134,9 +134,11 @@ def test_an_error_of_the_reader_reaches_the_user():
     def fail(scores):
         raise ValueError("the user's function")
 
-    live, _ = live_with(FakeSource(blocks=5), show=fail)
+    source = FakeSource(blocks=5)
+    live, _ = live_with(source, show=fail)
     with live, pytest.raises(ValueError, match="the user's function"):
         list(live)
+    assert source.closed
 
 
 def test_a_recording_that_fails_ends_and_listening_goes_on(tmp_path, monkeypatch):

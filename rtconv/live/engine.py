@@ -236,6 +236,8 @@ class LiveDetector:
             self._source.close()
         except Exception as error:  # handed to the user's thread
             self._error = error
+            with suppress(RtconvError):
+                self._source.close()
         try:
             self._drain()
             for piece in self._gaps.finish():
@@ -252,6 +254,8 @@ class LiveDetector:
         """Take what is in the ring."""
         while (chunk := self._source.read()) is not None:
             self.statistics.count(chunk.blocks)
+            if self._session is None:
+                chunk = chunk.without_samples()  # it may be held back for seconds
             for piece in self._gaps.push(chunk):
                 self._take(piece)
         if self._tracker.waits_for_reset and not self._asked_reset:

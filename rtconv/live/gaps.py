@@ -32,7 +32,7 @@ TOLERANCE = 0.02
 #: Time over which the smallest lag is taken, seconds.
 WINDOW = 1.0
 #: Blocks are never held back for longer, seconds.
-MOST_HELD = 5.0
+MOST_HELD = 3.0
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,10 @@ class Chunk:
         blocks["frames"][last] -= ends[last] - frames
         return self._cut(blocks, 0, frames)
 
+    def without_samples(self) -> "Chunk":
+        """Blocks and scores alone, for less memory."""
+        return Chunk(self.blocks, [columns[:0].copy() for columns in self.samples], self.scores)
+
     def _cut(self, blocks: np.ndarray, begin: int, end: int) -> "Chunk":
         samples = [columns[begin:end] for columns in self.samples]
         return Chunk(blocks, samples, [columns[begin:end] for columns in self.scores])
