@@ -41,7 +41,7 @@ def keyword(samplerate: int) -> dict[str, Any]:
         "training": {
             **RECIPE,
             "target": {"shape": "plateau", "delay": 0.03, "width": 0.1, "ignore": 0.18},
-            "epochs": 40,
+            "epochs": 25,
             "steps_per_epoch": 200,
             "excerpt": 4.0,
             "mining": 2,
@@ -104,11 +104,12 @@ def chime(samplerate: int) -> dict[str, Any]:
 
 def click(samplerate: int) -> dict[str, Any]:
     """A sound under 50 ms, or one whose sample counts: a score for every sample."""
+    rate = samplerate / 16000
     residual = [
         {
             "filters": 16,
             "kernel_size": 3,
-            "dilation_rate": 2**i,
+            "dilation_rate": max(1, round(2**i * rate)),
             "use_bias": False,
             "batch_normalization": True,
             "activation": "relu",

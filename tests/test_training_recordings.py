@@ -395,3 +395,23 @@ def test_noise_stands_in_for_missing_backgrounds(tmp_path: Path) -> None:
         "white noise", "pink noise", "brown noise"
     ]  # fmt: skip
     assert any("no backgrounds are given" in note for note in dataset.notes)
+
+
+def test_backgrounds_that_hold_the_sound_are_named(tmp_path: Path) -> None:
+    write_recordings(tmp_path)
+    x = np.random.default_rng(5).normal(0, 0.05, 20 * RATE).astype(np.float32)
+    x[8 * RATE : 8 * RATE + len(chirp())] += chirp()
+    write_audio(tmp_path / "noise" / "with-chirp.wav", x, RATE)
+    training = {
+        "method": "whitened",
+        "positives": ["chirp/*.wav"],
+        "backgrounds": ["noise/[0-9].wav"],
+        "calibration": ["noise/with-chirp.wav"],
+    }
+    settings = {**SETTINGS, "training": training}
+    del settings["network"]
+    (tmp_path / "chirp.yaml").write_text(yaml.safe_dump(settings))
+    notes: list[str] = []
+    rtconv.train(tmp_path / "chirp.yaml", tmp_path / "chirp", note=notes.append)
+    (named,) = [note for note in notes if "score like the sound" in note]
+    assert "with-chirp.wav at 8.1 s" in named

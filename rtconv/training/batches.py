@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.fft import irfft, rfft
 
 from rtconv.config import AugmentSettings, Config, TargetSettings
 from rtconv.evaluation.mixing import (
@@ -244,11 +245,18 @@ class Mixer:
         if rng.random() < 0.1:
             x *= amplitude(-30)
         if rng.random() < self.augment.bandwidth:
-            x = limit_bandwidth(x, self.samplerate, random_bandwidth(self.samplerate, rng))
+            x = _without_highs(x, random_bandwidth(self.samplerate, rng) / self.samplerate)
         return x
 
     def _read(self, start: int) -> np.ndarray:
         return self.dataset.backgrounds.read(start, self.frames)
+
+
+def _without_highs(x: np.ndarray, bandwidth: float) -> np.ndarray:
+    """`limit_bandwidth` of a long excerpt, several times cheaper; relative to the samplerate."""
+    spectrum = rfft(x)
+    spectrum[round(bandwidth * len(x)) :] = 0
+    return irfft(spectrum, len(x))
 
 
 def _stacked(futures: list[Future]) -> tuple[np.ndarray, ...]:

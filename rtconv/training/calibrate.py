@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ CHUNK = 30
 MIXTURES = 200
 #: Seconds around a pattern's end in which its peak is looked for.
 COLLAR = 0.25
+#: Places of a background that are named when they score like the sound.
+SUSPECTS = 3
 #: Least distance of the threshold from the highest false score of a short background,
 #: before the last sigmoid.
 LEAST_RISE = 0.2
@@ -38,11 +41,14 @@ class Expectation:
         Share of `MIXTURES` mixtures of patterns with background that stay below it.
     held_back : bool
         Whether training never saw the recordings of these patterns.
+    suspects : list of str
+        See `suspects`.
     """
 
     calibration: Calibration
     misses: float
     held_back: bool
+    suspects: list[str]
 
     def sentences(self) -> list[str]:
         """What the user should know."""
@@ -107,7 +113,8 @@ def score_patterns(
     assert config.training is not None
     augment, rate = config.training.augment, config.samplerate
     network = open_network(layers)
-    settling, collar = receptive_field(layers), round(COLLAR * rate)
+    collar = round(COLLAR * rate)
+    settling = max(receptive_field(layers), collar)
     found: list[list[float]] = [[] for _ in range(layers[-1].filters)]
     for i in range(MIXTURES):
         rng = np.random.default_rng([*seed, i])
@@ -174,9 +181,36 @@ def thresholds_of(
                 replace(calibration, false_alarms=len(traces[output].events(picker))),
                 float((peaks[output] < calibration.threshold).mean()),
                 bool(dataset.validation),
+                suspects(traces[output], picker, peaks[output], dataset.calibration),
             )
         )
     return list(layers), expectations
+
+
+def suspects(
+    trace: ScoreTrace, picker: Output, peaks: np.ndarray, backgrounds: Backgrounds
+) -> list[str]:
+    """Places in a background that score like the sound itself.
+
+    Returns
+    -------
+    list of str
+        At most one sentence: the network may be wrong there, or the sound may be in the
+        background.
+    """
+    like = trace.events(picker.at_threshold(float(np.median(peaks))))
+    if not like:
+        return []
+    like.sort(key=lambda event: -event.score)
+    places = []
+    for event in like[:SUSPECTS]:
+        name, seconds = backgrounds.where(event.sample)
+        places.append(f"{Path(name).name} at {seconds:.1f} s")
+    more = f" and at {len(like) - SUSPECTS} more places" if len(like) > SUSPECTS else ""
+    return [
+        f"{picker.name}: backgrounds score like the sound: {', '.join(places)}{more}; "
+        "listen there, and if it is the sound, take that file out of the backgrounds"
+    ]
 
 
 def _with_threshold_half(last: Layer, thresholds: Sequence[float]) -> Layer | None:

@@ -21,6 +21,7 @@ from rtconv.training.calibrate import (
     Expectation,
     picker_of,
     score_patterns,
+    suspects,
     thresholds_of,
     trace_background,
 )
@@ -245,6 +246,8 @@ def _recordings_record(
     for name, expectation in zip(config.output_names, expectations, strict=True):
         for sentence in expectation.sentences():
             note(f"{name}: {sentence}")
+        for sentence in expectation.suspects:
+            note(sentence)
     assert config._path is not None
     return {
         "data": dataset.record(config._path.parent),
@@ -476,9 +479,7 @@ class Run:
     def _validate(self, dataset: Dataset, weights: Sequence[np.ndarray]) -> dict[str, float]:
         """Misses at the wanted rate of false alarms, on backgrounds of the training."""
         layers = self._layers(weights)
-        patterns = dataset.validation or dataset.patterns
-        seed = [self.settings.seed, 5]
-        peaks = score_patterns(layers, patterns, dataset.backgrounds, self.config, seed)
+        peaks = self._peaks(layers, dataset)
         traces = trace_background(layers, dataset.backgrounds, VALIDATION_SECONDS)
         misses = []
         for output, name in enumerate(self.config.output_names):
@@ -489,15 +490,23 @@ class Run:
 
     def _false_alarms(self, dataset: Dataset, weights: Sequence[np.ndarray]) -> list[int]:
         """Where in the training backgrounds the network so far fires most."""
-        count = max(20, round(HARD_PER_HOUR * dataset.backgrounds.seconds / 3600))
+        layers, backgrounds = self._layers(weights), dataset.backgrounds
+        count = max(20, round(HARD_PER_HOUR * backgrounds.seconds / 3600))
+        peaks = self._peaks(layers, dataset)
         hard: list[int] = []
-        for output, trace in enumerate(
-            trace_background(self._layers(weights), dataset.backgrounds)
-        ):
-            events = trace.events(picker_of(self.config, output).at_threshold(HARD_SCORE))
+        for output, trace in enumerate(trace_background(layers, backgrounds)):
+            picker = picker_of(self.config, output)
+            events = trace.events(picker.at_threshold(HARD_SCORE))
             events.sort(key=lambda event: -event.score)
             hard += [event.sample for event in events[:count]]
+            for sentence in suspects(trace, picker, peaks[output], backgrounds):
+                self.note(sentence)
         return hard
+
+    def _peaks(self, layers: Sequence[Layer], dataset: Dataset) -> list[np.ndarray]:
+        patterns = dataset.validation or dataset.patterns
+        seed = [self.settings.seed, 5]
+        return score_patterns(layers, patterns, dataset.backgrounds, self.config, seed)
 
 
 def _repeated(x: np.ndarray, steps: int) -> np.ndarray:
