@@ -97,9 +97,9 @@ def callback(options):
     print(
         f"{'busy':6} {'block':>5}  engine    lost samples  overflows  late blocks  worst ms  load"
     )
-    with JackCard(RATE, options.period) as card:
-        for way in options.ways.split(","):
-            for blocksize in map(int, options.blocks.split(",")):
+    for blocksize in map(int, options.blocks.split(",")):
+        with JackCard(RATE, blocksize) as card:
+            for way in options.ways.split(","):
                 for engine in options.engines.split(","):
                     print(f"{way:6} {blocksize:>5}  {engine:8}", end="", flush=True)
                     print(_measured(card, engine, blocksize, options.seconds, way), flush=True)
@@ -108,7 +108,12 @@ def callback(options):
 def _measured(card, engine, blocksize, seconds, way):
     """One run of the worker as a line of the table."""
     words = (sys.executable, str(WORKER), engine, "system", str(blocksize), str(seconds), way)
-    done = subprocess.run(words, env=card.environment, capture_output=True, text=True)
+    try:
+        done = subprocess.run(
+            words, env=card.environment, capture_output=True, text=True, timeout=30
+        )
+    except subprocess.TimeoutExpired:
+        return "  hangs: the server has thrown it out"
     if done.returncode:
         return f"  failed: {done.stderr.splitlines()[-1]}"
     values = json.loads(done.stdout)
@@ -168,20 +173,32 @@ print(f"{{s.gaps}} gaps, callback p99.9 {{100 * s.load(0.999):.2f}} %, most {{10
 
 
 def load(options):
-    """Time in the callback as a part of its period, M3 at blocks of 64."""
+    """Time in the callback as a part of its period, M3 at blocks of 64.
+
+    On a machine that is busy otherwise, other programs interrupt the callback and count as well;
+    ``--realtime 1`` lets nothing interrupt it (not for a single core).
+    """
     with PulseCard(RATE) as card:
-        program = LOAD.format(folder=str(Path(__file__).parent), seconds=options.seconds)
+        program = LOAD.format(
+            folder=str(Path(__file__).parent),
+            seconds=options.seconds,
+            realtime=bool(options.realtime),
+        )
         stdout, stderr = card.python(program).communicate()
     print(stdout, stderr)
 
 
 LOAD = """
-import sys
+import os, sys, threading
 sys.path.insert(0, {folder!r})
 import live_worker
 import rtconv
 from rtconv.stream.detector import Detector
 with rtconv.listen(Detector(live_worker.m3()), "vmic", duration={seconds}) as live:
+    if {realtime}:
+        own = {{thread.native_id for thread in threading.enumerate()}}
+        for number in set(map(int, os.listdir("/proc/self/task"))) - own:
+            os.sched_setscheduler(number, os.SCHED_FIFO, os.sched_param(1))
     list(live)
 print(live.statistics)
 """
@@ -253,10 +270,9 @@ def main():
             "ways": "idle,loop,sum,regex,gc",
             "blocks": "16,64,256",
             "engines": "python,rtmixer,native",
-            "period": 64,
         },
         busy: {"seconds": 10},
-        load: {"seconds": 20},
+        load: {"seconds": 20, "realtime": 0},
         trigger: {"times": 50},
         start: {"times": 5},
         restarts: {"times": 20},

@@ -1,5 +1,8 @@
 """The reader of a listening detector, with a source that the test feeds."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -82,6 +85,28 @@ def test_the_duration_is_exact():
     assert [event.sample for event in events] == [n * FRAMES + 107 for n in range(4)]
     assert len(np.concatenate(seen)) == round(duration * 48000)
     assert source.closed
+
+
+def test_no_duration_at_all():
+    live, _ = live_with(FakeSource(blocks=5), duration=0)
+    with live:
+        assert list(live) == []
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    """Even when the first has no effect, because something hangs."""
+    program = """
+import os, signal
+from unittest.mock import Mock
+from rtconv.live.console import _handle_signals
+_handle_signals(Mock(), print)
+os.kill(os.getpid(), signal.SIGINT)
+print("goes on", flush=True)
+os.kill(os.getpid(), signal.SIGINT)
+print("never reached", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "goes on\n")
 
 
 def test_what_nobody_fetches_is_dropped_and_counted(monkeypatch):

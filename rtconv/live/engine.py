@@ -265,7 +265,7 @@ class LiveDetector:
 
     def _take(self, piece: Piece) -> None:
         """Hand a piece of the stream to the tracker and to the recording."""
-        if self._end is not None and self._tracker.position >= self._end:
+        if self._is_over():
             return
         if isinstance(piece, Loss):
             self.statistics.gaps += 1
@@ -275,8 +275,14 @@ class LiveDetector:
                 self._put(record)
         else:
             self._take_run(piece)
-        if self._end is not None and self._tracker.position >= self._end:
+        self._is_over()
+
+    def _is_over(self) -> bool:
+        """Whether the duration has been reached; the stream then ends."""
+        over = self._end is not None and self._tracker.position >= self._end
+        if over:
             self._stop.set()
+        return over
 
     def _take_run(self, run: Run) -> None:
         if run.reset:
