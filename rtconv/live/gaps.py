@@ -97,6 +97,11 @@ class GapFinder:
         self._usual: tuple[float, float] | None = None  # lag and interval, of a whole window
         self._first_lag: tuple[float, float] | None = None  # time and lag
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether blocks are held back, so that there is no hurry with further ones."""
+        return self._suspicion is not None
+
     def interrupted(self, reason: str, asleep: float = 0.0) -> None:
         """Note that the stream broke off, and goes on with the next block.
 

@@ -27,7 +27,7 @@ MOST_DECIMATION = 24
 #: Seconds without a block after which a device counts as lost: when it started, and later.
 _SILENCE_AT_START, _SILENCE = 3.0, 0.7
 #: The most of a silence that counts at one look, seconds.
-_LOOK = 0.05
+_LOOK = 0.1
 
 #: What audio callbacks write to: kept as long as their streams may run.
 _in_use: set[Ring] = set()
