@@ -151,6 +151,7 @@ def keyword(arguments, work):
                 curve, own, at_wish = evaluated(detector, path, KEYWORD_COLLAR)
                 curves[name, f"ours, {number} recordings, seed {seed}"] = curve
                 rows.append((name, f"ours, {number}", at_wish, own, minutes))
+                note(f"{name}, {number} recordings, seed {seed}: {describe_misses(at_wish)}")
     if arguments.peers:
         for name, path in streams.items():
             for peer, (curve, own, at_wish) in peers(arguments.peers, path, "alexa").items():
@@ -355,6 +356,7 @@ def evaluated_timing(detector, path):
         same = [i for i, label in enumerate(labels) if float(label.conditions["snr_db"]) == snr]
         by_snr[f"{snr:g}"] = sum(i in missed for i in same) / len(same)
     own = count([recording], output, FIXED_COLLAR) if detector.model.certificate else None
+    note(f"{path.stem}, {output.name}: {describe_misses(point.counts)}")
     return point.counts, by_snr, p95, own
 
 
