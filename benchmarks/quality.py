@@ -387,7 +387,8 @@ def porcupine(results, ends, hours):
                 len(ends), len(matching.pairs), len(matching.duplicates),
                 len(matching.false_alarms), hours,
             )  # fmt: skip
-    curve = [OperatingPoint(1 - s, counts) for s, counts in sorted(points.items())]
+    silent = OperatingPoint(2.0, Counts(len(ends), 0, 0, 0, hours))  # switched off
+    curve = [silent, *(OperatingPoint(1 - s, counts) for s, counts in sorted(points.items()))]
     allowed = [p.counts for p in curve if p.counts.false_alarms_per_hour <= WISH]
     return curve, points[0.5], min(allowed, key=lambda counts: counts.misses)
 
