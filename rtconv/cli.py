@@ -39,6 +39,13 @@ class Format(StrEnum):
     labels = "labels"
 
 
+class EngineName(StrEnum):
+    """What runs the network."""
+
+    compiled = "compiled"
+    reference = "reference"
+
+
 class Order(StrEnum):
     """Which tap of a kernel meets the newest sample."""
 
@@ -187,6 +194,9 @@ def replay(
     channel: Annotated[
         str, typer.Option(metavar="N|mean|all", help="Of a file with several channels.")
     ] = "mean",
+    engine: Annotated[
+        EngineName, typer.Option(help="reference: slow, in NumPy; runs on any processor.")
+    ] = EngineName.compiled,
 ) -> None:
     """Run a detector over recordings and print its events."""
     if scores is not None and len(files) > 1:
@@ -199,7 +209,8 @@ def replay(
     from rtconv.stream.detector import Detector
 
     model = load_model(detector)
-    loaded = Detector(model if threshold is None else with_threshold(model, threshold))
+    model = model if threshold is None else with_threshold(model, threshold)
+    loaded = Detector(model, engine.value)
     several = len(files) > 1
     writer = open_writer(chosen_format(format), sys.stdout, several)
     failed = False

@@ -29,6 +29,9 @@ def test_replay_formats(rtconv_command, ramp_wav):
     assert [event["sample"] for event in events] == peaks
     assert {"detector", "channel", "sample", "time", "score", "decided"} <= set(events[0])
     assert run("--format", "jsonl") == run("--blocksize", "3", "--jobs", "2")
+    assert [
+        json.loads(line)["sample"] for line in run("--engine", "reference").splitlines()
+    ] == peaks
     rows = list(csv.DictReader(io.StringIO(run("--format", "csv"))))
     assert [int(row["sample"]) for row in rows] == peaks
     labels = [line.split("\t") for line in run("--format", "labels").splitlines()]

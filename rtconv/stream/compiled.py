@@ -46,7 +46,7 @@ def host_target() -> Target:
     """
     triple = llvm.get_process_triple()
     if not triple.startswith(("x86_64", "aarch64", "arm64")):
-        raise RtconvError(f"there is no machine code for {triple}, use the reference network")
+        raise RtconvError(f"there is no machine code for {triple}, use engine='reference'")
     return Target(triple, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
 
 
