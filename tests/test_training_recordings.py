@@ -11,7 +11,16 @@ from rtconv.audio import write_audio
 from rtconv.config import load_config, parse_config
 from rtconv.model.layers import multiply_adds_per_sample
 from rtconv.training.batches import Mixer, target_of
-from rtconv.training.data import Backgrounds, group_of, load_dataset, split_by_group
+from rtconv.training.calibrate import score_patterns
+from rtconv.training.closed_form import matched_filter
+from rtconv.training.data import (
+    Backgrounds,
+    Pattern,
+    Recording,
+    group_of,
+    load_dataset,
+    split_by_group,
+)
 from rtconv.training.trainer import Progress
 
 ROOT = Path(__file__).parent.parent
@@ -119,7 +128,7 @@ def test_record_says_what_was_done(trained, folder: Path) -> None:
     assert (seen[-1].step, seen[-1].steps) == (150, 150)
     assert [entry["step"] for entry in record["curve"]] == [50, 100, 150]
     assert record["curve"][-1]["loss"] < record["curve"][0]["loss"]
-    assert any("too short" in note for note in notes)
+    assert any("takes 0.15 h of background" in note for note in notes)
     assert detector.model.outputs[0].threshold == 0.5
     assert detector.model.outputs[0].pattern == pytest.approx(0.1, abs=0.03)
 
@@ -415,3 +424,17 @@ def test_backgrounds_that_hold_the_sound_are_named(tmp_path: Path) -> None:
     rtconv.train(tmp_path / "chirp.yaml", tmp_path / "chirp", note=notes.append)
     (named,) = [note for note in notes if "score like the sound" in note]
     assert "with-chirp.wav at 8.1 s" in named
+
+
+def test_peaks_of_a_pattern_without_margin_are_found() -> None:
+    recording = Recording(RATE, "", True, 0, 2000.0, -np.inf)
+    pattern = Pattern(chirp(), 0, len(chirp()), 0, Path("x.wav"), "x", recording, 0.0)
+    backgrounds = Backgrounds(RATE)
+    backgrounds.append("noise", [np.random.default_rng(0).normal(0, 0.01, 10 * RATE)])
+    settings = {"positives": ["x.wav"], "method": "whitened", "augment": {"snr_db": [20, 20]}}
+    config = parse_config({"name": "chirp", "samplerate": RATE, "training": settings})
+    layers = matched_filter(chirp())
+    (peaks,) = score_patterns(layers, [pattern], backgrounds, config, [0])
+    assert len(peaks) == 200
+    loudness = 0.1 / np.sqrt(np.mean(chirp() ** 2))  # 20 dB over noise of 0.01
+    np.testing.assert_allclose(peaks, loudness, rtol=0.15)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rtconv.config import Config
-from rtconv.evaluation.measures import Calibration, solve_threshold
+from rtconv.evaluation.measures import Calibration, rate_interval, solve_threshold
 from rtconv.evaluation.mixing import gain_for_snr, local_level
 from rtconv.evaluation.trace import ScoreTrace
 from rtconv.model.detector import Output
@@ -57,8 +57,13 @@ class Expectation:
             f"{self.calibration} on backgrounds set aside, "
             f"{self.misses:.0%} misses expected by recordings {recordings}"
         ]
-        warning = self.calibration.warning
-        return lines if warning is None else [*lines, warning]
+        if self.calibration.warning is not None:
+            wish = self.calibration.wish
+            lines.append(
+                f"to show {wish:g} false alarms per hour takes {rate_interval(0, wish).high:.2g} h "
+                "of background: with less, the threshold is raised by a rule of thumb"
+            )
+        return lines
 
     def record(self) -> dict[str, Any]:
         """For the training record."""
