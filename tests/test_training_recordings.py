@@ -9,12 +9,13 @@ import yaml
 import rtconv
 from rtconv.audio import write_audio
 from rtconv.config import load_config, parse_config
+from rtconv.model.dense import layers_from_weights
 from rtconv.model.layers import multiply_adds_per_sample
+from rtconv.training.backgrounds import Backgrounds
 from rtconv.training.batches import Mixer, target_of
 from rtconv.training.calibrate import score_patterns
 from rtconv.training.closed_form import matched_filter
 from rtconv.training.data import (
-    Backgrounds,
     Pattern,
     Recording,
     group_of,
@@ -136,11 +137,10 @@ def test_record_says_what_was_done(trained, folder: Path) -> None:
 def test_batches_do_not_depend_on_threads_or_calls(folder: Path) -> None:
     config = load_config(folder / "chirp.yaml")
     from rtconv.training.keras_model import build, keras
-    from rtconv.training.trainer import Run
 
     keras.utils.set_random_seed(0)
-    run = Run(config, build(config), Path("unused"), lambda _: None, lambda _: None)
-    mixer = Mixer(config, load_dataset(config), run.layers())
+    layers = layers_from_weights(build(config).get_weights(), config.network)
+    mixer = Mixer(config, load_dataset(config), layers)
     one = [np.concatenate(parts) for parts in zip(*mixer.epoch(1, 4, 1), strict=True)]
     two = [np.concatenate(parts) for parts in zip(*mixer.epoch(1, 2, 2), strict=True)]
     for a, b in zip(one, two, strict=True):
@@ -207,13 +207,12 @@ def test_presets_are_plain_layers(preset: str, samplerate: int) -> None:
     config = parse_config(values)
     assert parse_config(config.model_dump(exclude_defaults=True)) == config
     from rtconv.training.keras_model import build
-    from rtconv.training.trainer import Run
 
     values["training"] = {"signal": {"input": [0], "target": [0]}, "epochs": 3}
     config = parse_config(values)
     assert config.training is not None
     assert (config.training.optimizer, config.training.epochs) == ("adamw", 3)
-    layers = Run(config, build(config), Path("unused"), lambda _: None, lambda _: None).layers()
+    layers = layers_from_weights(build(config).get_weights(), config.network)
     per_second = multiply_adds_per_sample(layers) * samplerate
     most = {"keyword": 15e6, "chime": 25e6, "click": 1e3 * 16000 * 8}[preset]
     assert per_second < most * max(1, samplerate / 16000)

@@ -1,6 +1,6 @@
 """The threshold, from false alarms on background that training never saw."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from rtconv.evaluation.trace import ScoreTrace
 from rtconv.model.detector import Output
 from rtconv.model.layers import Layer, receptive_field
 from rtconv.stream.network import open_network
+from rtconv.training.backgrounds import Backgrounds
 from rtconv.training.batches import vary
-from rtconv.training.data import Backgrounds, Dataset, Pattern
+from rtconv.training.data import Dataset, Pattern
 
 #: Seconds that the network is given at a time.
 CHUNK = 30
@@ -216,6 +217,28 @@ def suspects(
         f"{picker.name}: backgrounds score like the sound: {', '.join(places)}{more}; "
         "listen there, and if it is the sound, take that file out of the backgrounds"
     ]
+
+
+def recordings_record(
+    config: Config,
+    dataset: Dataset,
+    expectations: Sequence[Expectation],
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """Split and calibration for the training record; the user is told what to expect."""
+    for name, expectation in zip(config.output_names, expectations, strict=True):
+        for sentence in expectation.sentences():
+            note(f"{name}: {sentence}")
+        for sentence in expectation.suspects:
+            note(sentence)
+    assert config._path is not None
+    return {
+        "data": dataset.record(config._path.parent),
+        "calibration": {
+            name: expectation.record()
+            for name, expectation in zip(config.output_names, expectations, strict=True)
+        },
+    }
 
 
 def _with_threshold_half(last: Layer, thresholds: Sequence[float]) -> Layer | None:

@@ -7,7 +7,8 @@ import numpy as np
 
 from rtconv.config import Config
 from rtconv.evaluation.mixing import decibels, rms
-from rtconv.training.data import Backgrounds, Dataset, Pattern
+from rtconv.training.backgrounds import Backgrounds
+from rtconv.training.data import Dataset, Pattern
 
 #: dB of full scale below which a recording is called nearly silent.
 QUIET_DB = -55.0
