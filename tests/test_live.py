@@ -5,7 +5,6 @@ import signal
 import time
 
 import numpy as np
-import pytest
 import soundfile
 
 import rtconv
@@ -84,32 +83,27 @@ def test_from_python_sample_exact(tmp_path):
 
 def test_devices_and_what_is_said_when_none_fits(tmp_path):
     detector = str(save_ramp_detector(tmp_path / "ramp.safetensors"))
+    sentences = {
+        "--device=mic": "several input devices fit, choose one by its number: 0 vmic, ALSA; 2 wav",
+        "--device=piano": "there is no input device 'piano'; there are 0 vmic, ALSA; ",
+        "--device=99": "there is no input device 99; there are 0 vmic",
+        "--channel=1000": "default, ALSA: has no input channel 1000, it has 32",
+    }
     with PulseCard(RATE) as card:
-
-        def run(*arguments):
-            process = card.rtconv(*arguments)
+        listed = card.rtconv("devices", "--json")
+        table = card.rtconv("devices")
+        found = card.rtconv("listen", detector, "--device", "wavmic, alsa", "--duration", "0.1")
+        refused = {option: card.rtconv("listen", detector, option) for option in sentences}
+        devices = {device["name"]: device for device in json.loads(listed.communicate()[0])}
+        assert devices["vmic"]["inputs"] > 0
+        assert devices["default"]["default_input"]
+        assert "wavmic, ALSA" in table.communicate()[0]
+        assert found.wait(30) == 0
+        for option, process in refused.items():
             stdout, stderr = process.communicate(timeout=30)
-            return process.returncode, stdout, stderr
-
-        code, stdout, _ = run("devices", "--json")
-        found = {device["name"]: device for device in json.loads(stdout)}
-        assert code == 0
-        assert found["vmic"]["inputs"] > 0
-        assert found["default"]["default_input"]
-        assert "wavmic, ALSA" in run("devices")[1]
-        assert run("listen", detector, "--device", "wavmic, alsa", "--duration", "0.1")[0] == 0
-        for wanted, sentence in {
-            "mic": "several input devices fit, choose one by its number: 0 vmic, ALSA; 2 wavmic",
-            "piano": "there is no input device 'piano'; there are 0 vmic, ALSA; ",
-            "99": "there is no input device 99; there are 0 vmic",
-        }.items():
-            code, stdout, stderr = run("listen", detector, "--device", wanted)
-            assert (code, stdout) == (1, "")
-            assert sentence in stderr
+            assert (process.returncode, stdout) == (1, "")
+            assert sentences[option] in stderr
             assert stderr.count("\n") == 1
-        code, _, stderr = run("listen", detector, "--device", "vmic", "--channel", "1000")
-        assert code == 1
-        assert "vmic, ALSA: has no input channel 1000, it has 32" in stderr
 
 
 def test_ctrl_c_ends_with_the_statistics(tmp_path):
@@ -256,20 +250,22 @@ assert (live.statistics.gaps, live.statistics.overflows) == (0, 0), live.statist
 """
 
 
-@pytest.mark.parametrize("way", ["loop", "sum", "regex", "gc"])
-def test_no_sample_is_lost_while_python_is_busy(tmp_path, way):
-    """The interpreter is held; the recorded samples are the file's, to the bit."""
+def test_no_sample_is_lost_while_python_is_busy(tmp_path):
+    """Four programs whose interpreters are held; each records the file's samples, to the bit."""
     detector = str(save_ramp_detector(tmp_path / "ramp.safetensors"))
     samples = ramps_in_noise(4 * RATE)
     expected = replayed(detector, samples, tmp_path)
-    session = tmp_path / "session.wav"
     with PulseCard(RATE, samples=samples) as card:
-        live = card.python(BUSY, detector, way, str(session))
-        stdout, stderr = live.communicate(timeout=60)
-    assert live.returncode == 0, stderr
-    heard, _ = soundfile.read(session, dtype="float32")
-    np.testing.assert_array_equal(heard, samples)
-    assert stdout.splitlines() == [f"{event.sample} {event.score}" for event in expected]
+        programs = {
+            way: card.python(BUSY, detector, way, str(tmp_path / f"{way}.wav"))
+            for way in ("loop", "sum", "regex", "gc")
+        }
+        for way, program in programs.items():
+            stdout, stderr = program.communicate(timeout=60)
+            assert program.returncode == 0, stderr
+            heard, _ = soundfile.read(tmp_path / f"{way}.wav", dtype="float32")
+            np.testing.assert_array_equal(heard, samples)
+            assert stdout.splitlines() == [f"{event.sample} {event.score}" for event in expected]
 
 
 def test_standing_still_is_no_loss_until_the_server_loses_samples(tmp_path):
