@@ -389,9 +389,13 @@ def listen(
     trigger: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="Output for a pulse at each crossing.")
     ] = None,
-    pulse_length: Annotated[float, typer.Option(metavar="S", help="Seconds.")] = 0.005,
-    pulse_level: Annotated[float, typer.Option(help="Full scale is 1.")] = 0.5,
-    pulse_channel: Annotated[int, typer.Option(min=1)] = 1,
+    pulse_length: Annotated[
+        float | None, typer.Option(min=0, max=3600, metavar="S", help="Default: the detector's.")
+    ] = None,
+    pulse_level: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Full scale is 1.")
+    ] = None,
+    pulse_channel: Annotated[int | None, typer.Option(min=1, max=1024)] = None,
     play_scores: Annotated[
         int | None,
         typer.Option(min=1, metavar="CHANNEL", help="Output channel for the score as sound."),
@@ -403,14 +407,21 @@ def listen(
     from rtconv.live.sinks import open_writer
     from rtconv.live.source import Trigger
 
+    loaded = rtconv.load(detector)
     output = None
     if trigger is not None or play_scores is not None:
-        length = 0.0 if trigger is None else pulse_length
-        output = Trigger(trigger, length, pulse_level, pulse_channel, play_scores)
+        options = {
+            "length": pulse_length if trigger is not None else 0.0,
+            "level": pulse_level,
+            "channel": pulse_channel,
+        }
+        chosen = {name: value for name, value in options.items() if value is not None}
+        pulse = loaded.model.outputs[0].pulse.model_copy(update=chosen)
+        output = Trigger(trigger, pulse, play_scores)
     if "--debug" not in sys.argv:
         hide_native_messages()
     live = rtconv.listen(
-        rtconv.load(detector),
+        loaded,
         device,
         blocksize=blocksize,
         latency=latency,

@@ -103,6 +103,24 @@ class LayerSettings(Settings):
         return self
 
 
+class PulseSettings(Settings):
+    """The pulse that a trigger sends to an output device.
+
+    Attributes
+    ----------
+    length : float
+        Seconds.
+    level : float
+        Full scale is 1.
+    channel : int
+        Of the device, counted from 1.
+    """
+
+    length: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 0.005
+    level: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] = 0.5
+    channel: Annotated[int, Field(ge=1, le=1024)] = 1
+
+
 class PickerSettings(Settings):
     """How scores become events; see `rtconv.stream.events.EventPicker`."""
 
@@ -112,6 +130,7 @@ class PickerSettings(Settings):
     max_hold: Positive
     decision: Literal["peak", "crossing"]
     pattern: Positive | None = None
+    pulse: PulseSettings = PulseSettings()
 
     @model_validator(mode="after")
     def _release_below_threshold(self) -> "PickerSettings":
@@ -134,6 +153,8 @@ class DetectionSettings(Settings):
     decision : {'peak', 'crossing'}
     pattern : float
         Length of the pattern in seconds, where it is known.
+    pulse : PulseSettings
+        What ``rtconv listen --trigger`` sends.
     """
 
     threshold: Finite | None = None
@@ -143,6 +164,7 @@ class DetectionSettings(Settings):
     max_hold: Positive = 1.0
     decision: Literal["peak", "crossing"] = "peak"
     pattern: Positive | None = None
+    pulse: PulseSettings = PulseSettings()
 
     @model_validator(mode="after")
     def _release_needs_threshold(self) -> "DetectionSettings":
@@ -167,6 +189,7 @@ class DetectionSettings(Settings):
             max_hold=self.max_hold,
             decision=self.decision,
             pattern=self.pattern or pattern,
+            pulse=self.pulse,
         )
 
 

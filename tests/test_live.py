@@ -316,8 +316,12 @@ def test_the_trigger_comes_at_a_constant_delay(tmp_path):
 
 
 def test_pulses_are_heard_where_the_events_are(tmp_path):
-    """Played ramps, pulses on the same card: each pulse begins the same time after its event."""
-    detector = str(save_ramp_detector(tmp_path / "ramp.safetensors", decision="crossing"))
+    """Played ramps, pulses on the same card: each pulse begins the same time after its event.
+
+    Their level is an option, their length is the detector's.
+    """
+    settings = {"decision": "crossing", "pulse": {"length": 0.001, "level": 1}}
+    detector = str(save_ramp_detector(tmp_path / "ramp.safetensors", **settings))
     sounds = np.zeros(2 * RATE, np.float32)
     for place in range(10_000, 2 * RATE - 10_000, 10_000):
         sounds[place : place + len(RAMP)] = RAMP
@@ -330,6 +334,7 @@ def test_pulses_are_heard_where_the_events_are(tmp_path):
     assert len(told) == len(begins) == 8
     assert len(set(begins - told)) == 1
     assert all((heard[begin : begin + 48] == -0.25).all() for begin in begins)
+    assert np.count_nonzero(heard == -0.25) == 8 * 48
 
 
 def hear_pulses(detector, session, sounds):
@@ -337,7 +342,7 @@ def hear_pulses(detector, session, sounds):
     with PulseCard(RATE) as card:
         live = card.rtconv(
             *("listen", detector, "--device", "vmic", "--record", str(session)),
-            *("--trigger", "speaker", "--pulse-length", "0.001", "--pulse-level", "-0.25"),
+            *("--trigger", "speaker", "--pulse-level", "-0.25"),
             *("--latency", "0.2"),
         )
         until_it_listens(live)

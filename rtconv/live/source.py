@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rtconv.config import PulseSettings
 from rtconv.errors import RtconvError
 from rtconv.live import portaudio
 from rtconv.live.callback import callback_address
@@ -41,32 +42,15 @@ class Trigger:
     ----------
     device : int, str or None
         As for the input; the default output unless told.
-    length : float
-        Of the pulse at each crossing, seconds; 0 for no pulses.
-    level : float
-        Of the pulse; full scale is 1.
-    channel : int
-        For the pulses, counted from 1.
+    pulse : PulseSettings or None
+        At each crossing; None for that of the detector's first output.
     score_channel : int or None
-        For the score as sound, if wanted.
+        For the score as sound, counted from 1, if wanted.
     """
 
     device: int | str | None = None
-    length: float = 0.005
-    level: float = 0.5
-    channel: int = 1
+    pulse: PulseSettings | None = None
     score_channel: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.length <= 3600:
-            raise RtconvError(f"a pulse of {self.length} s is impossible, 0 to 3600 s are allowed")
-        if not -1 <= self.level <= 1:
-            raise RtconvError(f"the pulse's level is {self.level}, it must lie in -1 to 1")
-
-    @property
-    def channels(self) -> int:
-        """Channels of the output device that are opened."""
-        return max(self.channel, self.score_channel or 0)
 
 
 class Source:
@@ -149,20 +133,17 @@ class Source:
         )
         trigger = self._trigger
         if trigger is not None and self.output is not None:
-            if not 1 <= trigger.channels <= self.output.outputs:
+            settings, rate = self.model.outputs[0], self.model.samplerate
+            pulse = trigger.pulse or settings.pulse
+            self._output_channels = max(pulse.channel, trigger.score_channel or 0)
+            if self._output_channels > self.output.outputs:
                 raise RtconvError(
-                    f"{self.output}: has no output channel {trigger.channels}, "
+                    f"{self.output}: has no output channel {self._output_channels}, "
                     f"it has {self.output.outputs}"
                 )
-            rate = self.model.samplerate
-            ring.set_trigger(
-                self.model.outputs[0],
-                rate,
-                round(trigger.length * rate),
-                trigger.level,
-                trigger.channel,
-            )
-            ring.control["output_channels"] = trigger.channels
+            length = round(pulse.length * rate)
+            ring.set_trigger(settings, rate, length, pulse.level, pulse.channel)
+            ring.control["output_channels"] = self._output_channels
             ring.control["score_channel"] = (trigger.score_channel or 0) - 1
         return ring
 
@@ -262,11 +243,10 @@ class Source:
         sounddevice = portaudio.portaudio()
         ffi = sounddevice._ffi
         options: dict[str, Any] = {"device": self.device.number, "channels": self._device_channels}
-        duplex = False
-        if self.output is not None and self._trigger is not None:
-            duplex = True
+        duplex = self.output is not None
+        if self.output is not None:
             options["device"] = self.device.number, self.output.number
-            options["channels"] = self._device_channels, self._trigger.channels
+            options["channels"] = self._device_channels, self._output_channels
 
         def work() -> Any:
             stream = sounddevice._StreamBase(

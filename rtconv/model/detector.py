@@ -36,6 +36,7 @@ class Output(PickerSettings):
             max_hold=self.max_hold,
             decision=self.decision,
             pattern=self.pattern,
+            pulse=self.pulse,
         )
         return Output(name=self.name, **settings.picker().model_dump())
 
