@@ -221,6 +221,8 @@ def start(options):
     """From Enter to the first processed sample, modules loaded, resident memory."""
     with tempfile.TemporaryDirectory() as folder, PulseCard(RATE) as card:
         detector = save_ramp_detector(Path(folder) / "ramp.safetensors")
+        card.environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        card.environment["PYTHONPYCACHEPREFIX"] = folder
         for i in range(options.times + 1):
             begin = time.monotonic()
             live = card.python(START, str(detector))
