@@ -437,3 +437,22 @@ def test_peaks_of_a_pattern_without_margin_are_found() -> None:
     assert len(peaks) == 200
     loudness = 0.1 / np.sqrt(np.mean(chirp() ** 2))  # 20 dB over noise of 0.01
     np.testing.assert_allclose(peaks, loudness, rtol=0.15)
+
+
+def test_unreadable_positives_are_left_out_and_named(tmp_path: Path) -> None:
+    write_recordings(tmp_path)
+    (tmp_path / "chirp" / "broken.wav").write_bytes(b"RIFF nonsense")
+    write_audio(
+        tmp_path / "chirp" / "other.wav", np.random.default_rng(0).normal(0, 0.1, RATE), RATE
+    )
+    (tmp_path / "chirp" / "other.txt").write_text("")  # holds nothing
+    (tmp_path / "chirp.yaml").write_text(yaml.safe_dump(SETTINGS))
+    dataset = load_dataset(load_config(tmp_path / "chirp.yaml"))
+    names = {pattern.path.name for pattern in dataset.patterns + dataset.validation}
+    assert names == {f"anna_{take}.wav" for take in range(6)}
+    assert any("broken.wav" in note and "left out" in note for note in dataset.notes)
+    for take in range(6):
+        (tmp_path / "chirp" / f"anna_{take}.wav").unlink()
+    (tmp_path / "chirp" / "other.wav").unlink()
+    with pytest.raises(rtconv.RtconvError, match=r"broken\.wav: is not a sound file"):
+        load_dataset(load_config(tmp_path / "chirp.yaml"))

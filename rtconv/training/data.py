@@ -94,13 +94,17 @@ class Pattern:
 
 
 def read_patterns(
-    paths: Sequence[Path], output: int | None, name: str, config: Config
+    paths: Sequence[Path],
+    output: int | None,
+    name: str,
+    config: Config,
+    note: Callable[[str], None],
 ) -> list[Pattern]:
     """The patterns of sound files, mixed to one channel.
 
     A file with a label track beside it holds a pattern where a label bears the
     output's name, or any name if none does; a file without holds one, found by its
-    energy.
+    energy. Files that cannot be read are left out, and `note` is told.
 
     Parameters
     ----------
@@ -109,32 +113,51 @@ def read_patterns(
     name : str
         The output's name.
     config : Config
+    note : callable
 
     Raises
     ------
     RtconvError
-        If a file cannot be read or is silent, or its labels do not fit.
+        If no file can be read, one is silent, or its labels do not fit.
     """
-    patterns = []
+    patterns: list[Pattern] = []
+    errors: list[RtconvError] = []
     for path in paths:
-        samples = read_audio(path, config.samplerate).mean(axis=1)
-        if not np.any(np.abs(samples) > 1e-5):
-            raise RtconvError(f"{path}: is silent, remove it from the training data")
-        labelled = _labelled_spans(path, name, config.samplerate)
-        spans = labelled or [active_part(samples, config.samplerate)]
-        recording = _inspect(path, samples, spans, bool(labelled), config.samplerate)
-        for i, (start, end) in enumerate(spans):
-            after = spans[i + 1][0] if i + 1 < len(spans) else len(samples)
-            if np.any(samples[start:end]):
-                cut = _cut(samples, start, end, after, config.samplerate)
-                group = group_of(path, config.training)
-                at = start / config.samplerate
-                patterns.append(Pattern(*cut, output, path, group, recording, at))
-            else:
-                raise RtconvError(
-                    f"{path}: is silent from {start / config.samplerate:.3f} to "
-                    f"{end / config.samplerate:.3f} s, where a label says there is a sound"
-                )
+        try:
+            samples = read_audio(path, config.samplerate).mean(axis=1)
+        except RtconvError as error:
+            errors.append(error)
+        else:
+            patterns += _patterns_of(path, samples, output, name, config)
+    if paths and len(errors) == len(paths):
+        raise errors[0]
+    for left_out in errors:
+        note(f"{left_out}; it is left out")
+    if paths and not patterns:
+        raise RtconvError(f"{paths[0]}: its label track, and that of all others, is empty")
+    return patterns
+
+
+def _patterns_of(
+    path: Path, samples: np.ndarray, output: int | None, name: str, config: Config
+) -> list[Pattern]:
+    rate = config.samplerate
+    if not np.any(np.abs(samples) > 1e-5):
+        raise RtconvError(f"{path}: is silent, remove it from the training data")
+    labelled = label_path(path).is_file()
+    spans = _labelled_spans(path, name, rate) if labelled else [active_part(samples, rate)]
+    recording = _inspect(path, samples, spans, labelled, rate)
+    group = group_of(path, config.training)
+    patterns = []
+    for i, (start, end) in enumerate(spans):
+        if not np.any(samples[start:end]):
+            raise RtconvError(
+                f"{path}: is silent from {start / rate:.3f} to {end / rate:.3f} s, "
+                "where a label says there is a sound"
+            )
+        after = spans[i + 1][0] if i + 1 < len(spans) else len(samples)
+        cut = _cut(samples, start, end, after, rate)
+        patterns.append(Pattern(*cut, output, path, group, recording, start / rate))
     return patterns
 
 
@@ -163,8 +186,6 @@ def _inspect(
 
 def _labelled_spans(path: Path, name: str, samplerate: int) -> list[tuple[int, int]]:
     track = label_path(path)
-    if not track.is_file():
-        return []
     labels = read_labels(track, audio_info(path).seconds)
     labels = [label for label in labels if label.name == name] or labels
     spans = [(round(label.start * samplerate), round(label.end * samplerate)) for label in labels]
@@ -322,7 +343,7 @@ def load_dataset(config: Config) -> Dataset:
     for output, name in enumerate(config.output_names):
         key = "training.positives"
         paths = found[key] if key in found else found[f"{key}.{name}"]
-        taken = read_patterns(paths, output, name, config)
+        taken = read_patterns(paths, output, name, config, notes.append)
         kept, held = split_by_group(
             taken, lambda p: p.group, lambda p: 1.0, settings.validation_share, rng
         )
@@ -333,7 +354,7 @@ def load_dataset(config: Config) -> Dataset:
                 f"{name}: {len(taken)} recordings, too few to set one aside: "
                 "misses are estimated with those it was trained on, and will be more"
             )
-    negatives = read_patterns(found["training.negatives"], None, "", config)
+    negatives = read_patterns(found["training.negatives"], None, "", config, notes.append)
     backgrounds, calibration = _read_both_backgrounds(config, found, rng, notes)
     return Dataset(patterns, validation, negatives, backgrounds, calibration, notes)
 
