@@ -144,7 +144,9 @@ class RecordingsTraining:
         ]
         hard = state.hard
         if state.epoch in mining:
-            hard = self._false_alarms(optimization.averaged_weights())
+            layers = self._layers(optimization.averaged_weights())
+            # Before the last time, what scores like the sound says more of the network.
+            hard = self._false_alarms(layers, tell=state.epoch == mining[-1])
         mixer.hard = hard
         losses = []
         calls = settings.steps_per_epoch // per_call
@@ -217,9 +219,9 @@ class RecordingsTraining:
             misses.append(float((peaks[output] < solved.threshold).mean()))
         return {"misses": float(np.mean(misses))}
 
-    def _false_alarms(self, weights: Sequence[np.ndarray]) -> list[int]:
+    def _false_alarms(self, layers: Sequence[Layer], tell: bool) -> list[int]:
         """Where in the training backgrounds the network so far fires most."""
-        layers, backgrounds = self._layers(weights), self.dataset.backgrounds
+        backgrounds = self.dataset.backgrounds
         count = max(20, round(HARD_PER_HOUR * backgrounds.seconds / 3600))
         peaks = self._peaks(layers)
         hard: list[int] = []
@@ -228,8 +230,9 @@ class RecordingsTraining:
             events = trace.events(picker.at_threshold(HARD_SCORE))
             events.sort(key=lambda event: -event.score)
             hard += [event.sample for event in events[:count]]
-            for sentence in suspects(trace, picker, peaks[output], backgrounds):
-                self.note(sentence)
+            if tell:
+                for sentence in suspects(trace, picker, peaks[output], backgrounds):
+                    self.note(sentence)
         return hard
 
     def _peaks(self, layers: Sequence[Layer]) -> list[np.ndarray]:
