@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-TEST_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins jackd2
+TEST_PACKAGES := libportaudio2 pulseaudio pulseaudio-utils libasound2-plugins jackd2 procps
 
 .PHONY: demo test lint clean system-venv system-test
 

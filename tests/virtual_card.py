@@ -195,6 +195,9 @@ class JackCard(_Card):
         }
 
     def __enter__(self) -> "JackCard":
+        if subprocess.run(["pgrep", "-x", "jackd"], stdout=subprocess.DEVNULL).returncode:
+            # Servers that were killed stay in JACK's registry, which has room for eight.
+            _remove_shared_memory("jack*")
         self.server = subprocess.Popen(
             f"jackd -R -n {self.name} -d dummy -r {self.samplerate} -p {self.blocksize}".split(),
             env=self.environment,
@@ -220,8 +223,12 @@ class JackCard(_Card):
         except subprocess.TimeoutExpired:
             self.server.kill()
             self.server.wait()
-        for file in Path("/dev/shm").glob(f"jack*{self.name}*"):
-            shutil.rmtree(file) if file.is_dir() else file.unlink()
+        _remove_shared_memory(f"jack*{self.name}*")
+
+
+def _remove_shared_memory(pattern: str) -> None:
+    for file in Path("/dev/shm").glob(pattern):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
 
 
 class Lines(threading.Thread):
