@@ -41,7 +41,7 @@ def keyword(samplerate: int) -> dict[str, Any]:
         "training": {
             **RECIPE,
             "target": {"shape": "plateau", "delay": 0.03, "width": 0.1, "ignore": 0.18},
-            "epochs": 15,
+            "epochs": 10,
             "steps_per_epoch": 200,
             "excerpt": 4.0,
             "mining": 2,
