@@ -576,6 +576,8 @@ def parse_channels(text: str) -> Any:
 
 def main() -> None:
     """Entry point: one sentence for every error."""
+    # Looking for plugins of pydantic, which rtconv has none of, delays every start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     debug = "--debug" in sys.argv
     try:
         app([argument for argument in sys.argv[1:] if argument != "--debug"])

@@ -54,7 +54,8 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Settings(BaseModel):
     """Base of all settings: immutable, unknown keys refused with the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Built when first used: a replay needs few of the settings, and starts sooner.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
