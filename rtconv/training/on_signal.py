@@ -8,15 +8,13 @@ import numpy as np
 
 from rtconv.config import Config, LayerSettings
 from rtconv.errors import RtconvError
-from rtconv.training.closed_form import l1_optimum
+from rtconv.training.closed_form import L1_LIMIT, l1_optimum
 from rtconv.training.progress import Progress
 
 #: Steps of the optimiser in one compiled call.
 STEPS_PER_CALL = 500
 #: A call's batches stay below this, at most 64 MB.
 MAX_FRAMES_PER_CALL = 1 << 24
-#: Coefficients of a linear program that is solved in about a second.
-MAX_LINEAR_PROGRAM = 1_000_000
 
 
 def train_on_signal(
@@ -71,7 +69,7 @@ def _distance_from_optimum(
         use_bias=False,
         **layer.model_dump(include={"kernel_size", "dilation_rate"}),
     )
-    if config.network != [plain] or layer.kernel_size * len(x) > MAX_LINEAR_PROGRAM:
+    if config.network != [plain] or layer.kernel_size * len(x) > L1_LIMIT:
         return {}
     _, optimum = l1_optimum(x[:, 0], target[:, 0], layer.kernel_size, layer.dilation_rate)
     return {"optimum": optimum, "ratio": error / optimum} if optimum > 0 else {"optimum": 0.0}
