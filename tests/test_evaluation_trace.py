@@ -61,6 +61,9 @@ def test_memory_is_bounded_and_what_is_gone_is_said():
     assert trace.floor > 1.5
     with pytest.raises(ValueError, match="below the floor"):
         trace.events(output(2.0, 1.0))
+    lowest = output(1, 1).at_threshold(2 * float(trace.floor))
+    assert trace.events_from(lowest, 0.1) == trace.events(lowest)
+    assert trace.events_from(lowest, 4.5) == trace.events(lowest.at_threshold(4.5))
 
 
 def test_a_constant_score_is_dropped_rather_than_kept_for_ever():

@@ -87,6 +87,13 @@ class ScoreTrace:
             events += picker.push(np.repeat(values[run_of], lengths[run_of]))
         return events + picker.finish()
 
+    def events_from(self, output: Output, threshold: float) -> list[Event]:
+        """The events at a threshold, or at the lowest one that what is kept allows."""
+        floor = float(self.floor)
+        # The release of a positive threshold is half of it.
+        lowest = 2 * floor if floor > 0 else floor
+        return self.events(output.at_threshold(max(threshold, lowest)))
+
     def peaks(self) -> np.ndarray:
         """The local maxima of what is kept: scores at which the events can change."""
         values, starts, lengths = self._stretches()

@@ -106,7 +106,7 @@ def _plot_tradeoff(axis: Any, detector: Detector, config: Config, dataset: Datas
     for output, trace in enumerate(trace_background(layers, dataset.calibration)):
         picker = picker_of(config, output)
         thresholds = np.quantile(peaks[output], np.linspace(0, 1, THRESHOLDS))
-        events = [len(trace.events(picker.at_threshold(float(t)))) for t in thresholds]
+        events = [len(trace.events_from(picker, float(t))) for t in thresholds]
         misses = [100 * float((peaks[output] < t).mean()) for t in thresholds]
         rates = np.array(events) / trace.seconds * 3600
         axis.step(rates, misses, where="post", marker=".", label=picker.name)
