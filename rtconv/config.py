@@ -6,6 +6,7 @@ unnoticed.
 """
 
 import difflib
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -79,6 +80,7 @@ class LayerSettings(Settings):
     and sines under a Hann window, frequencies spread over `band` in Hz), ``pairs``
     (output i is input i plus input i of the second half), ``identity`` or ``average``;
     the bias starts at `bias_initializer`. With ``trainable: false`` it stays there.
+    `dropout` is the share of the filters that are left out of each training example.
     """
 
     filters: int = Field(ge=1, le=65536)
@@ -94,6 +96,7 @@ class LayerSettings(Settings):
     band: tuple[Positive, Positive] | None = None
     bias_initializer: Finite = 0.0
     trainable: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
 
     @model_validator(mode="after")
     def _initializer_fits(self) -> "LayerSettings":
@@ -244,6 +247,8 @@ class AugmentSettings(Settings):
         Level of a pattern against that of the background around it.
     speed : range
         Factor of speed, the pitch changes with it.
+    tempo : range
+        Factor of tempo, the pitch stays.
     reverb : float or bool
         Share of the patterns that are put in a room of exponentially decaying noise.
     filter : float or bool
@@ -257,23 +262,24 @@ class AugmentSettings(Settings):
     gain_db: Range = (-12, 6)
     snr_db: Range = (0, 30)
     speed: Range = (1.0, 1.0)
+    tempo: Range = (1.0, 1.0)
     reverb: Share = 0.0
     filter: Share = 0.0
     bandwidth: Share = 0.0
     truncate: Share = 0.0
 
-    @field_validator("gain_db", "snr_db", "speed")
+    @field_validator("gain_db", "snr_db", "speed", "tempo")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] > value[1]:
             raise ValueError(f"a range goes from low to high, not from {value[0]} to {value[1]}")
         return value
 
-    @field_validator("speed")
+    @field_validator("speed", "tempo")
     @classmethod
-    def _speed_near_one(cls, value: tuple[float, float]) -> tuple[float, float]:
+    def _near_one(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0.5 <= value[0] <= value[1] <= 2:
-            raise ValueError(f"speed must lie in 0.5 to 2, not {value[0]} to {value[1]}")
+            raise ValueError(f"must lie in 0.5 to 2, not {value[0]} to {value[1]}")
         return value
 
 
@@ -382,6 +388,9 @@ class Config(Settings):
     outputs : list of str
         Names of the scores, one per filter of the last layer.
     network : list of LayerSettings
+    precise : bool
+        Run at the full rate what was trained with strides: an event is placed on the
+        sample, at as many times the cost as the hop has samples.
     training : TrainingSettings, optional
     detection : DetectionSettings, or one for each output's name
     """
@@ -391,6 +400,7 @@ class Config(Settings):
     channels: int = Field(1, ge=1, le=1024)
     outputs: list[Name] = []
     network: list[LayerSettings] = []
+    precise: bool = False
     training: TrainingSettings | None = None
     detection: DetectionSettings | dict[str, DetectionSettings] = DetectionSettings()
     _path: Path | None = None
@@ -457,6 +467,32 @@ class Config(Settings):
         if self.outputs:
             return self.outputs
         return [self.name] if count == 1 else [f"{self.name}-{i}" for i in range(1, count + 1)]
+
+    @property
+    def receptive_field(self) -> float:
+        """Samples that a score depends on; a closed form is as long as the pattern."""
+        if self.closed_form:
+            return math.inf
+        field, step = 1, 1
+        for layer in self.network:
+            field += (layer.kernel_size - 1) * layer.dilation_rate * step
+            step *= layer.strides
+        return field
+
+    def deployed(self) -> "Config":
+        """The config whose network is run: with `precise`, its strides have become dilations.
+
+        Every output that lies between those of the strided network is computed as if
+        the stream had begun some samples later; the weights are the same.
+        """
+        if not self.precise:
+            return self
+        step, layers = 1, []
+        for layer in self.network:
+            update = {"strides": 1, "dilation_rate": layer.dilation_rate * step}
+            layers.append(layer.model_copy(update=update))
+            step *= layer.strides
+        return self.model_copy(update={"network": layers})
 
     def detection_of(self, output: str) -> DetectionSettings:
         """Detection settings of one output."""

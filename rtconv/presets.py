@@ -21,6 +21,7 @@ def keyword(samplerate: int) -> dict[str, Any]:
             "batch_normalization": True,
             "activation": "relu",
             "residual": True,
+            "dropout": 0.1,
         }
         for i in range(5)
     ]
@@ -48,7 +49,8 @@ def keyword(samplerate: int) -> dict[str, Any]:
             "augment": {
                 "gain_db": [-12, 6],
                 "snr_db": [-2, 25],
-                "speed": [0.9, 1.1],
+                "speed": [0.87, 1.15],
+                "tempo": [0.8, 1.25],
                 "reverb": 0.5,
                 "filter": 0.7,
                 "bandwidth": 0.4,

@@ -63,6 +63,35 @@ def test_bandwidth_keeps_low_tones_in_place_and_removes_high_ones():
     np.testing.assert_allclose(limited[500:-500], low[500:-500], atol=2e-3)
 
 
+@pytest.mark.parametrize("decay", [0.02, 0.1])
+@pytest.mark.parametrize("samplerate", [8000, 44100])
+def test_onset_of_a_stroke(samplerate, decay):
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1e-3, samplerate)
+    at = round(0.3 * samplerate)
+    time = np.arange(samplerate - at) / samplerate
+    x[at:] += 0.5 * rng.standard_normal(len(time)) * np.exp(-time / decay)
+    start, end = mixing.active_part(x, samplerate)
+    assert mixing.onset(x, samplerate, start, end) == pytest.approx(at, abs=0.0012 * samplerate)
+
+
+@pytest.mark.parametrize("tempo", [0.8, 1.0, 1.25])
+def test_tempo_moves_tone_bursts_and_keeps_their_pitch(tempo):
+    n = np.arange(RATE)
+    tone = np.sin(2 * np.pi * 1000 * n / RATE)
+    places = np.array([4000, 8000, 12000])
+    x = tone * np.exp(-(((n[:, None] - places) / 300) ** 2)).sum(axis=1)
+    y = mixing.change_tempo(x.astype(np.float32), RATE, tempo)
+    assert len(y) == pytest.approx(RATE / tempo, abs=1)
+    power = np.square(y, dtype=np.float64)
+    for place in places / tempo:
+        around = slice(round(place) - 1000, round(place) + 1000)
+        centre = np.average(np.arange(len(y))[around], weights=power[around])
+        assert centre == pytest.approx(place, abs=20)
+    spectrum = np.abs(np.fft.rfft(y))
+    assert spectrum.argmax() * RATE / len(y) == pytest.approx(1000, abs=10)
+
+
 @pytest.mark.parametrize("samplerate", [8000, 16000, 44100])
 @pytest.mark.parametrize(
     "response", [mixing.room_response, mixing.decay_response, mixing.filter_response]

@@ -153,3 +153,18 @@ def test_the_documented_settings_are_valid():
     (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     settings = MixtureSettings.model_validate(yaml.safe_load(example))
     assert settings.rooms == ["none", "shoebox", "decay"]
+
+
+def test_aligned_takes_end_equally_long_after_their_onset(folder):
+    rng = np.random.default_rng(1)
+    for i, decay in enumerate([0.03, 0.05, 0.2]):
+        time = np.arange(RATE) / RATE
+        stroke = 0.5 * rng.standard_normal(RATE) * np.exp(-time / decay)
+        soundfile.write(folder / f"drum_{i}.wav", np.concatenate([np.zeros(800), stroke]), RATE)
+    quiet, _ = made(folder, "quiet", snr_db=[-200], positives={"drum": ["drum_*.wav"]})
+    x, labels = made(folder, "x", snr_db=[10], positives={"drum": ["drum_*.wav"]}, aligned=True)
+    assert len({round(label.end - label.start, 4) for label in labels}) == 1
+    for label in labels:
+        start = round(label.start * RATE)
+        sound = np.abs((x - quiet)[start - RATE // 20 : start + RATE // 20])
+        assert np.argmax(sound > 0.1 * sound.max()) == pytest.approx(RATE // 20, abs=12)

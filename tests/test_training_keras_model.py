@@ -5,7 +5,8 @@ import pytest
 
 from rtconv.config import parse_config
 from rtconv.model.dense import layers_from_weights
-from rtconv.model.layers import ACTIVATIONS
+from rtconv.model.layers import ACTIVATIONS, hop, receptive_field
+from rtconv.stream.compiled import CompiledNetwork
 from rtconv.stream.reference import ReferenceNetwork
 from rtconv.training.keras_model import build, keras, predict
 
@@ -74,3 +75,24 @@ def test_log_has_its_floor() -> None:
     x = np.array([[0.0], [1.0], [1e-9]], np.float32)
     expected = np.log([[1e-10], [1.0], [1e-10]])
     np.testing.assert_allclose(predict(model, x), expected, rtol=1e-6)
+
+
+def test_precise_networks_give_the_strided_scores_and_those_between() -> None:
+    network = NETWORKS["strides and dilation"]
+    config = parse_config({"name": "n", "samplerate": 8000, "network": network, "precise": True})
+    model = build(config)
+    weights = model.get_weights()
+    strided = layers_from_weights(weights, config.network)
+    deployed = layers_from_weights(weights, config.deployed().network)
+    assert (hop(strided), hop(deployed)) == (6, 1)
+    assert receptive_field(strided) == receptive_field(deployed)
+    x = np.random.default_rng(3).uniform(-1, 1, (300, 1)).astype(np.float32)
+    scores = CompiledNetwork(deployed).step(x)
+    np.testing.assert_allclose(scores[::6], CompiledNetwork(strided).step(x)[::6], atol=1e-6)
+    # Later than the receptive field, what lies between is the network a few samples later.
+    later = CompiledNetwork(strided).step(x[2:])
+    between = np.arange(6 * (receptive_field(strided) // 6 + 1), 294, 6)
+    np.testing.assert_allclose(scores[between + 2], later[between], atol=1e-6)
+    full = build(config.deployed())
+    full.set_weights(weights)
+    np.testing.assert_allclose(predict(full, x), scores, atol=1e-5)

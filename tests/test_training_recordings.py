@@ -11,9 +11,10 @@ from rtconv.audio import write_audio
 from rtconv.config import load_config, parse_config
 from rtconv.model.dense import layers_from_weights
 from rtconv.model.layers import multiply_adds_per_sample
+from rtconv.model.weights import load_weights
 from rtconv.training.backgrounds import Backgrounds
 from rtconv.training.batches import Mixer, target_of
-from rtconv.training.calibrate import score_patterns
+from rtconv.training.calibrate import score_patterns, trace_background
 from rtconv.training.closed_form import matched_filter
 from rtconv.training.data import (
     Pattern,
@@ -59,6 +60,7 @@ SETTINGS = {
             "dilation_rate": 2,
             "batch_normalization": True,
             "activation": "relu",
+            "dropout": 0.1,
         },
         {"filters": 1, "kernel_size": 8, "activation": "sigmoid", "bias_initializer": -3},
     ],
@@ -72,7 +74,13 @@ SETTINGS = {
         "batch_size": 8,
         "excerpt": 1.5,
         "mining": 1,
-        "augment": {"snr_db": [10, 20], "speed": [0.99, 1.01], "reverb": 0.2, "filter": 0.2},
+        "augment": {
+            "snr_db": [10, 20],
+            "speed": [0.99, 1.01],
+            "tempo": [0.95, 1.05],
+            "reverb": 0.2,
+            "filter": 0.2,
+        },
     },
     "detection": {"false_alarms_per_hour": 20, "refractory": 0.1},
 }
@@ -286,6 +294,39 @@ def test_patience_ends_the_training_early(folder: Path) -> None:
     (folder / "patient.checkpoint.npz").unlink()
 
 
+def test_precise_detectors_place_the_end_on_the_sample(trained, folder: Path) -> None:
+    values = {**SETTINGS, "name": "precise", "precise": True}
+    (folder / "precise.yaml").write_text(yaml.safe_dump(values))
+    precise = rtconv.train(folder / "precise.yaml", folder / "precise")
+    coarse, _, _ = trained
+    assert (precise.model.hop, coarse.model.hop) == (1, 4)
+    assert precise.model.receptive_field == coarse.model.receptive_field
+    rng = np.random.default_rng(9)
+    x = rng.normal(0, 0.02, 20 * RATE).astype(np.float32)
+    ends = np.arange(1, 19) * RATE + rng.integers(0, 4, 18)
+    for end in ends:
+        x[end - len(chirp()) : end] += chirp()
+    pickers = precise.pickers()
+    events = pickers.push(precise.process(x)[:, np.newaxis]) + pickers.finish()
+    assert len(events) == len(ends)
+    late = np.array([event.sample for event in events]) - ends
+    # So small a network has two peaks, a period apart; neither depends on a grid of four.
+    near = np.abs(late - np.median(late)) < 4
+    assert near.sum() >= 12
+    assert np.ptp(late[near]) == 0
+    # The share of the backgrounds that is looked at closely has the scores of the whole.
+    dataset = load_dataset(load_config(folder / "precise.yaml"))
+    strided = layers_from_weights(
+        load_weights(folder / "precise.pickle"), parse_config(SETTINGS).network
+    )
+    (trace,) = trace_background(strided, dataset.calibration, deployed=precise.model.layers)
+    (whole,) = trace_background(precise.model.layers, dataset.calibration)
+    output = precise.model.outputs[0]
+    for threshold in (0.5, 0.3):
+        at = output.at_threshold(threshold)
+        assert [e.sample for e in trace.events(at)] == [e.sample for e in whole.events(at)]
+
+
 @pytest.mark.parametrize("method", ["whitened", "normalised"])
 def test_closed_forms_are_calibrated_like_networks(method: str, folder: Path) -> None:
     settings = {
@@ -382,6 +423,25 @@ def test_labels_say_where_the_patterns_are(tmp_path: Path) -> None:
     for pattern in labelled:
         start = round(pattern.at * RATE)
         np.testing.assert_allclose(pattern.active, x[start : start + RATE // 4], atol=1e-6)
+
+
+def test_takes_that_fade_away_end_equally_long_after_their_onset(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i, decay in enumerate([0.02, 0.025, 0.03]):
+        time = np.arange(RATE) / RATE
+        stroke = 0.3 * rng.standard_normal(RATE) * np.exp(-time / decay)
+        silence = np.zeros(400 + 100 * i)
+        write_audio(tmp_path / f"{i}.wav", np.concatenate([silence, stroke]), RATE)
+    values = {**SETTINGS, "training": {"positives": ["*.wav"], "validation_share": 0.01}}
+    config = parse_config(values, tmp_path / "takes.yaml")
+    patterns = load_dataset(config).patterns
+    assert len({len(pattern.active) for pattern in patterns}) == 1
+    for i, pattern in enumerate(patterns):
+        assert pattern.at == pytest.approx((400 + 100 * i) / RATE, abs=0.0015)
+    (tmp_path / "1.txt").write_text("0.2\t0.25\tchirp\n")
+    labelled = load_dataset(config).patterns[1]
+    assert labelled.at == 0.2
+    assert len(labelled.active) == round(0.05 * RATE)
 
 
 def test_backgrounds_are_set_aside_in_time_if_there_is_one(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ LEVEL_FLOOR_DB = -60.0
 #: Pauses in a sound that do not end it, seconds.
 LONGEST_PAUSE = 0.25
 
+_STRETCH = (0.06, 0.015)  # blocks of a change of tempo and their interval, seconds
 _FRAME = 0.02  # seconds over which active_part measures a spectrum
 _REFLECTIONS = 17  # order of the image sources; 10 ms of computing a room
 
@@ -81,6 +82,24 @@ def active_part(
     return int(best[0]) * hop, min((int(best[-1]) + 2) * hop, len(x))
 
 
+def onset(x: np.ndarray, samplerate: int, start: int, end: int) -> int:
+    """The sample at which a sound sets in, to about a millisecond.
+
+    The first at which the level of a millisecond reaches a fifth of the loudest one.
+
+    Parameters
+    ----------
+    x : ndarray, (frames,)
+    samplerate : int
+        Hz.
+    start, end : int
+        Where to look for it.
+    """
+    width = max(1, round(0.001 * samplerate))
+    power = np.convolve(np.square(x[start:end], dtype=np.float64), np.ones(width))[: end - start]
+    return start + max(0, int(np.argmax(power >= power.max() / 25)) - width + 1)
+
+
 def change_speed(x: np.ndarray, samplerate: int, speed: float) -> np.ndarray:
     """Play faster (``speed > 1``) or slower; the pitch changes with it.
 
@@ -91,6 +110,21 @@ def change_speed(x: np.ndarray, samplerate: int, speed: float) -> np.ndarray:
     if speed == 1:
         return x
     return soxr.resample(x, samplerate, samplerate / speed, quality="HQ").astype(np.float32)
+
+
+def change_tempo(x: np.ndarray, samplerate: int, tempo: float) -> np.ndarray:
+    """Play faster (``tempo > 1``) or slower at the same pitch (Signalsmith Stretch).
+
+    What lies at sample n of `x` lies near sample ``n / tempo`` of the result.
+    """
+    from python_stretch.Signalsmith import Stretch
+
+    if tempo == 1:
+        return x
+    stretch = Stretch()
+    stretch.configure(1, *(round(seconds * samplerate) for seconds in _STRETCH))
+    stretch.timeFactor = tempo
+    return np.asarray(stretch.process(x[np.newaxis]), np.float32)[0]
 
 
 def limit_bandwidth(x: np.ndarray, samplerate: int, bandwidth: float) -> np.ndarray:
@@ -104,18 +138,36 @@ def limit_bandwidth(x: np.ndarray, samplerate: int, bandwidth: float) -> np.ndar
     return np.pad(back, (0, len(x) - len(back))).astype(np.float32)
 
 
+def random_colour(rng: np.random.Generator, frequencies: np.ndarray) -> np.ndarray:
+    """Gains as of another voice, microphone or housing, at frequencies in Hz.
+
+    They wander by some 5 dB over the octaves from 80 Hz up.
+    """
+    octaves = np.log2(np.maximum(frequencies, 80.0) / 80.0)
+    points = np.arange(np.ceil(octaves.max()) + 1)
+    gain_db = np.interp(octaves, points, rng.normal(0, 5.0, len(points)))
+    return 10 ** (gain_db / 20)
+
+
 def filter_response(rng: np.random.Generator, samplerate: int) -> np.ndarray:
-    """A short random filter, as microphones and housings colour a sound.
+    """A filter with gains of `random_colour`.
+
+    It has minimum phase (A. V. Oppenheim and R. W. Schafer, "Discrete-Time Signal
+    Processing", the section on the complex cepstrum), so that the sound is not shifted in
+    time.
 
     Returns
     -------
     ndarray, (taps,), float32
-        Half a millisecond; the first tap is 1.
+        8 ms; the first tap is 1, and most of the energy lies in the first ones.
     """
-    taps = max(2, round(0.0005 * samplerate))
-    age = np.arange(1, taps) * 16000 / samplerate
-    response = rng.normal(0, 0.25 * np.sqrt(16000 / samplerate), taps - 1) * np.exp(-age / 3)
-    return np.concatenate([[1.0], response]).astype(np.float32)
+    size = 1 << round(np.log2(0.032 * samplerate))
+    gains = random_colour(rng, np.fft.rfftfreq(size, 1 / samplerate))
+    cepstrum = np.fft.irfft(np.log(gains), size)
+    cepstrum[1 : size // 2] *= 2
+    cepstrum[size // 2 + 1 :] = 0
+    response = np.fft.irfft(np.exp(np.fft.rfft(cepstrum)), size)[: size // 4]
+    return (response / response[0]).astype(np.float32)
 
 
 def room_response(rng: np.random.Generator, samplerate: int) -> np.ndarray:

@@ -7,7 +7,7 @@ signal-to-noise ratios, speeds, rooms and bandwidths. Its label says which.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -61,6 +61,9 @@ class MixtureSettings(Settings):
         See `rtconv.evaluation.mixing.room_response` and `decay_response`.
     bandwidths : list of 'full' or float
         Hz, of the sound alone. For a narrow stream choose a low samplerate.
+    aligned : bool
+        The sounds of a name end equally long after their onset, and not where their
+        energy says: for takes of a sound that fades away.
     group : str
         Regular expression whose first group in a file's path is its speaker or
         session; the labels tell it.
@@ -77,6 +80,7 @@ class MixtureSettings(Settings):
     speeds: list[Speed] = Field([1.0], min_length=1)
     rooms: list[Room] = Field(["none"], min_length=1)
     bandwidths: list[Literal["full"] | Positive] = Field(["full"], min_length=1)
+    aligned: bool = False
     group: str | None = None
     seed: int = Field(0, ge=0)
     _path: Path | None = None
@@ -201,9 +205,10 @@ def find_occurrences(settings: MixtureSettings) -> list[Occurrence]:
     RtconvError
         If a file cannot be read or is silent, or its labels do not fit.
     """
-    found = []
+    found: list[Occurrence] = []
     rate = settings.samplerate
     for name, patterns in settings.positives.items():
+        first = len(found)
         for path in find_files(settings._path, f"positives.{name}", patterns):
             samples = _read(path, rate)
             if label_path(path).is_file():
@@ -217,7 +222,12 @@ def find_occurrences(settings: MixtureSettings) -> list[Occurrence]:
                         f"{path}: is silent from {start / rate:.3f} to {end / rate:.3f} s, where "
                         "its sound should be"
                     )
+                if settings.aligned:
+                    start = mixing.onset(samples, rate, start, end)
                 found.append(Occurrence(name, path, start, end))
+        if settings.aligned:
+            length = round(np.median([sound.end - sound.start for sound in found[first:]]))
+            found[first:] = [replace(s, end=s.start + length) for s in found[first:]]
     return found
 
 

@@ -149,6 +149,24 @@ def cut_in_two(backgrounds: Backgrounds, share: float) -> tuple[Backgrounds, Bac
     return parts
 
 
+def at_speed(backgrounds: Backgrounds, speed: float) -> Backgrounds:
+    """The same played faster (``speed > 1``) or slower: as if others spoke."""
+    import soxr
+
+    rate = backgrounds.samplerate
+    resampler = soxr.ResampleStream(rate, rate / speed, 1, dtype="float32", quality="HQ")
+
+    def blocks(first: int, frames: int) -> Iterator[np.ndarray]:
+        for n in range(first, first + frames, 1 << 20):
+            x = backgrounds.read(n, min(1 << 20, first + frames - n))
+            yield resampler.resample_chunk(x)
+
+    played = Backgrounds(rate)
+    for name, first, frames in backgrounds.files:
+        played.append(name, blocks(first, frames))
+    return played
+
+
 def coloured_noise(samplerate: int, seconds: float, rng: np.random.Generator) -> Backgrounds:
     """White, pink and brown noise at -30 dB of full scale, `seconds` of each."""
     noise = Backgrounds(samplerate)

@@ -11,28 +11,34 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.fft import irfft, rfft
+from scipy.fft import irfft, next_fast_len, rfft
 
 from rtconv.config import AugmentSettings, Config, TargetSettings
 from rtconv.evaluation.mixing import (
     amplitude,
     change_speed,
+    change_tempo,
     convolve,
     decay_response,
     filter_response,
     gain_for_snr,
     limit_bandwidth,
     local_level,
+    random_colour,
 )
 from rtconv.model.layers import Layer, hop, receptive_field
 from rtconv.training.data import Dataset, Pattern
 
 #: Variants of patterns that an epoch draws from, at most.
-VARIANTS = 400
+VARIANTS = 800
+#: Seconds in which one tempo fades into another.
+OVERLAP = 0.02
 #: Share of the places in an example that hold a positive, and a negative if there are any.
 POSITIVE_SHARE, NEGATIVE_SHARE = 0.4, 0.15
 #: Share of the examples that start from a false alarm, once there are some.
 HARD_SHARE = 0.3
+#: Share of the excerpts of background that are played at another speed: other voices.
+OTHER_VOICES = 0.5
 #: Share of the summed weights of an example that one positive has.
 POSITIVE_WEIGHT = 0.0375
 
@@ -50,10 +56,13 @@ class Variant:
 def vary(
     pattern: Pattern, augment: AugmentSettings, samplerate: int, rng: np.random.Generator
 ) -> Variant:
-    """A random variant of a pattern: speed, filter, room and bandwidth."""
+    """A random variant of a pattern: speed, tempo, filter, room and bandwidth."""
     speed = rng.uniform(*augment.speed)
     x = change_speed(pattern.samples, samplerate, speed)
-    start, end = round(pattern.start / speed), min(len(x), round(pattern.end / speed))
+    start, end = (round(place / speed) for place in (pattern.start, pattern.end))
+    if augment.tempo != (1, 1):
+        x, start, end = _change_tempo(x, start, end, augment, samplerate, rng)
+    end = min(len(x), end)
     if rng.random() < augment.filter:
         x = convolve(x, filter_response(rng, samplerate))
     if rng.random() < augment.reverb:
@@ -64,6 +73,31 @@ def vary(
     if rng.random() < augment.bandwidth:
         x = limit_bandwidth(x, samplerate, random_bandwidth(samplerate, rng))
     return Variant(x, start, end, pattern.output)
+
+
+def _change_tempo(
+    x: np.ndarray,
+    start: int,
+    end: int,
+    augment: AugmentSettings,
+    samplerate: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, int, int]:
+    """Another tempo before and after a random place of the pattern: syllables differ in length."""
+    cut = start + round((end - start) * rng.uniform(0.25, 0.75))
+    first, second = rng.uniform(*augment.tempo, 2)
+    overlap = min(round(OVERLAP * samplerate), cut, len(x) - cut)
+    before = change_tempo(x[: cut + overlap], samplerate, first)[: round((cut + overlap) / first)]
+    after = change_tempo(x[cut:], samplerate, second)
+    fade = np.linspace(0, 1, min(overlap, len(before), len(after)), dtype=np.float32)
+    joint = len(before) - len(fade)
+    mixed = before[joint:] * (1 - fade) + after[: len(fade)] * fade
+    moved_end = joint + (end - cut) / second
+    return (
+        np.concatenate([before[:joint], mixed, after[len(fade) :]]),
+        round(start / first),
+        round(moved_end),
+    )
 
 
 def random_bandwidth(samplerate: int, rng: np.random.Generator) -> float:
@@ -87,6 +121,7 @@ def target_of(
     samplerate: int,
     step: int,
     shape: tuple[int, int],
+    precise: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Targets and loss weights of one example.
 
@@ -100,6 +135,8 @@ def target_of(
     step : int
         Hop of the network.
     shape : (scores, outputs)
+    precise : bool
+        Whether an impulse is to peak on the end itself, also between two scores.
 
     Returns
     -------
@@ -111,8 +148,9 @@ def target_of(
         late = np.arange(shape[0]) * step - end  # samples after the end
         width, delay = settings.width * samplerate, settings.delay * samplerate
         if settings.shape == "impulse":
-            # At the hop of a network without one: the first score that knows the end.
-            late = late - (-end) % step
+            if not precise:
+                # The peak is on a score: on the first one that knows the end.
+                late = late - (-end) % step
             rise = np.maximum(0, 1 - np.abs(late) / max(width, 1))
         else:
             rise = ((late >= delay) & (late < delay + max(width, step))).astype(np.float32)
@@ -145,7 +183,7 @@ class Mixer:
         assert config.training is not None
         self.settings = config.training
         self.augment = config.training.augment
-        self.samplerate = config.samplerate
+        self.samplerate, self.precise = config.samplerate, config.precise
         self.dataset = dataset
         self.hop = hop(layers)
         self.outputs = layers[-1].filters
@@ -153,7 +191,8 @@ class Mixer:
         self.frames = max(1, frames // self.hop) * self.hop
         # Before the receptive field is filled, the network sees silence that is none.
         self.unsettled = min(receptive_field(layers), self.frames // 4) // self.hop
-        longest = max(len(p.samples) / self.augment.speed[0] for p in dataset.patterns)
+        slowest = self.augment.speed[0] * self.augment.tempo[0]
+        longest = max(len(p.samples) / slowest for p in dataset.patterns)
         self.places = max(1, int(0.85 * self.frames // (1.3 * longest)))
         #: Samples of the training backgrounds at which the network fired wrongly.
         self.hard: list[int] = []
@@ -216,7 +255,9 @@ class Mixer:
                 ends.append((end - 1, variant.output))
         x *= amplitude(rng.uniform(*self.augment.gain_db))
         shape = (self.frames // self.hop, self.outputs)
-        targets, weights = target_of(ends, self.settings.target, self.samplerate, self.hop, shape)
+        targets, weights = target_of(
+            ends, self.settings.target, self.samplerate, self.hop, shape, self.precise
+        )
         weights[: self.unsettled] = 0
         return np.clip(x, -1, 1), targets, weights
 
@@ -232,31 +273,43 @@ class Mixer:
         return last
 
     def _background(self, rng: np.random.Generator) -> np.ndarray:
-        """An excerpt of background, or of two, at a random level."""
+        """An excerpt of background, or of two, at a random speed and level."""
         if self.hard and rng.random() < HARD_SHARE:
             place = self.hard[rng.integers(len(self.hard))]
             x = self._read(place - int(rng.uniform(0.4, 0.95) * self.frames))
             return x * np.float32(amplitude(rng.uniform(-6, 6)))
-        x = self._read(int(rng.integers(self.dataset.backgrounds.frames)))
+        x = self._varied(rng)
         x *= amplitude(rng.uniform(-10, 8))
         if rng.random() < 0.15:
             other = self._read(int(rng.integers(self.dataset.backgrounds.frames)))
             x += other * np.float32(amplitude(rng.uniform(-15, 3)))
         if rng.random() < 0.1:
             x *= amplitude(-30)
-        if rng.random() < self.augment.bandwidth:
-            x = _without_highs(x, random_bandwidth(self.samplerate, rng) / self.samplerate)
         return x
 
-    def _read(self, start: int) -> np.ndarray:
-        return self.dataset.backgrounds.read(start, self.frames)
+    def _varied(self, rng: np.random.Generator) -> np.ndarray:
+        """An excerpt with its speed, filter and bandwidth varied, all in one spectrum."""
+        other = rng.random() < OTHER_VOICES
+        narrow = rng.random() < self.augment.bandwidth
+        start = int(rng.integers(self.dataset.backgrounds.frames))
+        frames = self.frames
+        if other:
+            frames = next_fast_len(round(frames * rng.uniform(*self.augment.speed)), True)
+        x = self._read(start, frames)
+        if not other and not narrow:
+            return x
+        spectrum = rfft(x)
+        if other and rng.random() < self.augment.filter:
+            rate = self.samplerate * self.frames / frames
+            spectrum *= random_colour(rng, np.fft.rfftfreq(frames, 1 / rate)).astype(np.float32)
+        if narrow:
+            share = random_bandwidth(self.samplerate, rng) / self.samplerate
+            spectrum[round(share * self.frames) :] = 0
+        # Another length in time changes the speed.
+        return irfft(spectrum, self.frames) * np.float32(self.frames / frames)
 
-
-def _without_highs(x: np.ndarray, bandwidth: float) -> np.ndarray:
-    """`limit_bandwidth` of a long excerpt, several times cheaper; relative to the samplerate."""
-    spectrum = rfft(x)
-    spectrum[round(bandwidth * len(x)) :] = 0
-    return irfft(spectrum, len(x))
+    def _read(self, start: int, frames: int | None = None) -> np.ndarray:
+        return self.dataset.backgrounds.read(start, frames or self.frames)
 
 
 def _stacked(futures: list[Future]) -> tuple[np.ndarray, ...]:

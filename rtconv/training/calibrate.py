@@ -12,11 +12,11 @@ from rtconv.evaluation.measures import Calibration, rate_interval, solve_thresho
 from rtconv.evaluation.mixing import gain_for_snr, local_level
 from rtconv.evaluation.trace import ScoreTrace
 from rtconv.model.detector import Output
-from rtconv.model.layers import Layer, receptive_field
-from rtconv.stream.network import open_network
+from rtconv.model.layers import Layer, hop, receptive_field
 from rtconv.training.backgrounds import Backgrounds
 from rtconv.training.batches import vary
 from rtconv.training.data import Dataset, Pattern
+from rtconv.training.fourier import open_quick_network
 
 #: Seconds that the network is given at a time.
 CHUNK = 30
@@ -26,6 +26,8 @@ MIXTURES = 200
 COLLAR = 0.25
 #: Places of a background that are named when they score like the sound.
 SUSPECTS = 3
+#: Samples of each stretch of `CHUNK` seconds that are looked at closely at the full rate.
+REFINED_SAMPLES = 4000
 #: Least distance of the threshold from the highest false score of a short background,
 #: before the last sigmoid.
 LEAST_RISE = 0.2
@@ -83,21 +85,70 @@ def picker_of(config: Config, output: int, threshold: float = 0.5) -> Output:
 
 
 def trace_background(
-    layers: Sequence[Layer], backgrounds: Backgrounds, seconds: float | None = None
+    layers: Sequence[Layer],
+    backgrounds: Backgrounds,
+    seconds: float | None = None,
+    deployed: Sequence[Layer] | None = None,
 ) -> list[ScoreTrace]:
-    """Scores of a background, or of its first seconds, for each output."""
+    """Scores of a background, or of its first seconds, for each output.
+
+    With `deployed`, the same network at the full rate, these are its scores wherever
+    they are high: to run it over hours would take too long.
+    """
     frames = backgrounds.frames
     if seconds is not None:
         frames = min(frames, round(seconds * backgrounds.samplerate))
     traces = [ScoreTrace(backgrounds.samplerate) for _ in range(layers[-1].filters)]
-    network = open_network(layers)
+    network = open_quick_network(layers)
+    refine = None if deployed is None else Refinement(deployed, hop(layers), backgrounds)
     chunk = CHUNK * backgrounds.samplerate
     for start in range(0, frames, chunk):
         block = backgrounds.read(start, min(chunk, frames - start))
         scores = network.step(block[:, np.newaxis])
+        if refine is not None:
+            refine(scores, start)
         for output, trace in enumerate(traces):
             trace.push(scores[:, output])
     return traces
+
+
+class Refinement:
+    """Puts the scores of a network at the full rate where those of the strided one are high.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Of the network at the full rate.
+    hop : int
+        Samples over which the strided network holds a score.
+    backgrounds : Backgrounds
+        What both hear.
+    """
+
+    def __init__(self, layers: Sequence[Layer], hop: int, backgrounds: Backgrounds) -> None:
+        self.hop, self.backgrounds = hop, backgrounds
+        self.lead = receptive_field(layers)
+        self._network = open_quick_network(layers)
+
+    def __call__(self, scores: np.ndarray, start: int) -> None:
+        """Change scores (frames, outputs) that begin at sample `start` of the background."""
+        reach = 2 * self.hop
+        for first, last in _high_places(scores, reach):
+            before = min(self.lead, start + first)
+            x = self.backgrounds.read(start + first - before, before + last - first)
+            self._network.reset()
+            scores[first:last] = self._network.step(x[:, np.newaxis])[before:]
+
+
+def _high_places(scores: np.ndarray, reach: int) -> list[tuple[int, int]]:
+    """Spans around the highest scores of each output, joined where they overlap."""
+    lowest = np.partition(scores, -REFINED_SAMPLES, axis=0)[-REFINED_SAMPLES]
+    high = np.flatnonzero((scores >= np.maximum(lowest, scores.max(axis=0) / 10)).any(axis=1))
+    breaks = np.flatnonzero(np.diff(high) > 2 * reach) + 1
+    return [
+        (max(0, int(part[0]) - reach), min(len(scores), int(part[-1]) + reach))
+        for part in np.split(high, breaks)
+    ]
 
 
 def score_patterns(
@@ -118,7 +169,7 @@ def score_patterns(
     """
     assert config.training is not None
     augment, rate = config.training.augment, config.samplerate
-    network = open_network(layers)
+    network = open_quick_network(layers)
     collar = round(COLLAR * rate)
     settling = max(receptive_field(layers), collar)
     found: list[list[float]] = [[] for _ in range(layers[-1].filters)]
@@ -141,7 +192,11 @@ def score_patterns(
 
 
 def thresholds_of(
-    layers: Sequence[Layer], dataset: Dataset, config: Config, seconds: float | None = None
+    layers: Sequence[Layer],
+    dataset: Dataset,
+    config: Config,
+    deployed: Sequence[Layer] | None = None,
+    others: Sequence[Backgrounds] = (),
 ) -> tuple[list[Layer], list[Expectation]]:
     """Solve the threshold of each output from its `false_alarms_per_hour`.
 
@@ -157,8 +212,11 @@ def thresholds_of(
     layers : sequence of Layer
     dataset : Dataset
     config : Config
-    seconds : float
-        Of the background that is listened to; all of it by default.
+    deployed : sequence of Layer, optional
+        The same network at the full rate, if that is what will run.
+    others : sequence of Backgrounds
+        Variants of the calibration background: the threshold is the highest of those
+        that keep the wish on each.
 
     Returns
     -------
@@ -166,28 +224,39 @@ def thresholds_of(
     expectations : list of Expectation
     """
     sigmoid = layers[-1].activation == "sigmoid" and not layers[-1].residual
-    traces = trace_background(layers, dataset.calibration, seconds)
-    peaks = _peaks(layers, dataset, config)
-    solved = [
-        _solve(picker_of(config, output), trace, peaks[output], config, sigmoid)
-        for output, trace in enumerate(traces)
-    ]
+    variants = (dataset.calibration, *others)
+    heard = {
+        i: trace_background(layers, variant, deployed=deployed)
+        for i, variant in enumerate(variants)
+    }
+    peaks = _peaks(deployed or layers, dataset, config)
+    solved, deciding = [], []
+    for output, of_patterns in enumerate(peaks):
+        picker = picker_of(config, output)
+        each = [_solve(picker, t[output], of_patterns, config, sigmoid) for t in heard.values()]
+        deciding.append(int(np.argmax([calibration.threshold for calibration in each])))
+        solved.append(each[deciding[-1]])
     free = all(config.detection_of(name).threshold is None for name in config.output_names)
     last = _with_threshold_half(layers[-1], [c.threshold for c in solved]) if free else None
     if last is not None:
         layers = [*layers[:-1], last]
-        traces = trace_background(layers, dataset.calibration, seconds)
-        peaks = _peaks(layers, dataset, config)
+        if deployed is not None:
+            deployed = [*deployed[:-1], replace(deployed[-1], bias=last.bias, dense=last.dense)]
+        heard = {
+            i: trace_background(layers, variants[i], deployed=deployed) for i in {0, *deciding}
+        }
+        peaks = _peaks(deployed or layers, dataset, config)
         solved = [replace(calibration, threshold=0.5) for calibration in solved]
     expectations = []
     for output, calibration in enumerate(solved):
         picker = picker_of(config, output).at_threshold(calibration.threshold)
+        decided_by = heard[deciding[output]][output]
         expectations.append(
             Expectation(
-                replace(calibration, false_alarms=len(traces[output].events(picker))),
+                replace(calibration, false_alarms=len(decided_by.events(picker))),
                 float((peaks[output] < calibration.threshold).mean()),
                 bool(dataset.validation),
-                suspects(traces[output], picker, peaks[output], dataset.calibration),
+                suspects(heard[0][output], picker, peaks[output], dataset.calibration),
             )
         )
     return list(layers), expectations
@@ -204,7 +273,7 @@ def suspects(
         At most one sentence: the network may be wrong there, or the sound may be in the
         background.
     """
-    like = trace.events(picker.at_threshold(float(np.median(peaks))))
+    like = trace.events_from(picker, float(np.median(peaks)))
     if not like:
         return []
     like.sort(key=lambda event: -event.score)

@@ -54,7 +54,7 @@ def convert(
     config = load_config(config_path)
     weights = load_weights(weights_path)
     try:
-        layers = layers_from_weights(weights, config.network, config.channels, order)
+        layers = layers_from_weights(weights, config.deployed().network, config.channels, order)
     except RtconvError as error:
         raise RtconvError(f"{weights_path}: does not fit {config_path}: {error}") from error
     outputs = [

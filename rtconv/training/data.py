@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import numpy as np
 from rtconv.audio import audio_info, read_audio
 from rtconv.config import Config, TrainingSettings
 from rtconv.errors import RtconvError
-from rtconv.evaluation.mixing import active_part, decibels, rms
+from rtconv.evaluation.mixing import active_part, decibels, onset, rms
 from rtconv.labels import label_path, read_labels
 from rtconv.training.backgrounds import Backgrounds, coloured_noise, cut_in_two, read_backgrounds
 
@@ -104,7 +104,7 @@ def read_patterns(
 
     A file with a label track beside it holds a pattern where a label bears the
     output's name, or any name if none does; a file without holds one, found by its
-    energy. Files that cannot be read are left out, and `note` is told.
+    energy. For an impulse, several such takes end equally long after their onset. Files that cannot be read are left out, and `note` is told.
 
     Parameters
     ----------
@@ -135,7 +135,33 @@ def read_patterns(
         note(f"{left_out}; it is left out")
     if paths and not patterns:
         raise RtconvError(f"{paths[0]}: its label track, and that of all others, is empty")
-    return patterns
+    return patterns if output is None else _aligned(patterns, config)
+
+
+def _aligned(patterns: list[Pattern], config: Config) -> list[Pattern]:
+    """Takes without labels, all of which end the same time after their onset.
+
+    Where a sound that fades away ends by its energy depends on the take, by tens of
+    milliseconds; an impulse is to stand at the same place of each. A word's plateau is
+    left where it is: speakers differ.
+    """
+    assert config.training is not None
+    found = [pattern for pattern in patterns if not pattern.recording.labelled]
+    if len(found) < 2 or config.training.target.shape != "impulse":
+        return patterns
+    length = round(np.median([len(pattern.active) for pattern in found]))
+    aligned = []
+    for pattern in patterns:
+        # One of quite another length is not a take of the same sound.
+        similar = length / 2 < len(pattern.active) < length * 2
+        if similar and not pattern.recording.labelled:
+            x, rate = pattern.samples, config.samplerate
+            start = onset(x, rate, pattern.start, pattern.end)
+            padded = np.pad(x, (0, max(0, start + length - len(x))))
+            at = pattern.at + (start - pattern.start) / rate
+            pattern = replace(pattern, samples=padded, start=start, end=start + length, at=at)
+        aligned.append(pattern)
+    return aligned
 
 
 def _patterns_of(

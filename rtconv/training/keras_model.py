@@ -106,6 +106,8 @@ def _apply(
     if settings.activation != "linear":
         activation = _ACTIVATIONS.get(settings.activation, settings.activation)
         x = keras.layers.Activation(activation, name=f"{name}_{settings.activation}")(x)
+    if settings.dropout:
+        x = keras.layers.SpatialDropout1D(settings.dropout, name=f"{name}_dropout")(x)
     return keras.layers.Add()([x, inputs]) if settings.residual else x
 
 

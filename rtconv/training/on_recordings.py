@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from rtconv.config import Config
+from rtconv.config import Config, Method
 from rtconv.errors import RtconvError
 from rtconv.evaluation.measures import solve_threshold
 from rtconv.model.dense import layers_from_weights
 from rtconv.model.layers import Layer
+from rtconv.training.backgrounds import at_speed
 from rtconv.training.batches import Mixer
 from rtconv.training.calibrate import (
     Expectation,
@@ -23,7 +24,7 @@ from rtconv.training.calibrate import (
     trace_background,
 )
 from rtconv.training.checkpoint import load_checkpoint, save_checkpoint
-from rtconv.training.computed import computed_layers, listening_time
+from rtconv.training.computed import computed_layers
 from rtconv.training.convert import record_of
 from rtconv.training.data import Dataset
 from rtconv.training.progress import Progress
@@ -32,6 +33,8 @@ from rtconv.training.progress import Progress
 VALIDATION_SECONDS = 600.0
 #: Places that mining keeps from an hour of background, and the score they must reach.
 HARD_PER_HOUR, HARD_SCORE = 70.0, 0.05
+#: Closed forms that a network is compared with.
+TWINS: tuple[Method, ...] = ("whitened", "whitened_normalised")
 #: Most steps in one compiled call.
 STEPS_PER_CALL = 10
 
@@ -85,6 +88,13 @@ class RecordingsTraining:
     def _layers(self, weights: Sequence[np.ndarray]) -> list[Layer]:
         return layers_from_weights(weights, self.config.network, self.config.channels)
 
+    def _deployed(self) -> list[Layer] | None:
+        """The network as it will run, if it will run at the full rate."""
+        if not self.config.precise:
+            return None
+        weights, network = self.network.get_weights(), self.config.deployed().network
+        return layers_from_weights(weights, network, self.config.channels)
+
     def run(self, resume: bool) -> tuple[list[float], dict[str, Any]]:
         """Train and calibrate; the thresholds, and what the training record says of it.
 
@@ -122,12 +132,19 @@ class RecordingsTraining:
         else:
             stopped = state.epoch < settings.epochs
             self.network.set_weights(best if stopped else optimization.averaged_weights())
-        layers, expectations = thresholds_of(self.layers(), self.dataset, self.config)
+        others = [
+            at_speed(self.dataset.calibration, speed)
+            for speed in settings.augment.speed
+            if speed != 1
+        ]
+        layers, expectations = thresholds_of(
+            self.layers(), self.dataset, self.config, self._deployed(), others
+        )
         self._move_bias(layers[-1])
         record = {
             "curve": state.curve,
             **recordings_record(self.config, self.dataset, expectations, self.note),
-            "twin": self._twin(expectations),
+            "twins": self._twins(expectations),
         }
         if state.epoch == settings.epochs:
             self.checkpoint.unlink(missing_ok=True)
@@ -181,19 +198,22 @@ class RecordingsTraining:
         optimization.restore(state.epoch * self.settings.steps_per_epoch, arrays)
         return state, best
 
-    def _twin(self, expectations: Sequence[Expectation]) -> dict[str, Any]:
-        """The whitened matched filter of the same recordings, and which of both to use."""
+    def _twins(self, expectations: Sequence[Expectation]) -> dict[str, Any]:
+        """The whitened matched filters of the same recordings, and what to use."""
         if len(self.config.output_names) > 1:
             return {}
-        layers = computed_layers("whitened", self.dataset)
-        seconds = listening_time(layers, self.dataset)
-        _, (twin,) = thresholds_of(layers, self.dataset, self.config, seconds)
-        better = twin.misses <= expectations[0].misses
+        twins = {}
+        for method in TWINS:
+            layers = computed_layers(method, self.dataset)
+            _, (twins[method],) = thresholds_of(layers, self.dataset, self.config)
+        best = min(TWINS, key=lambda method: twins[method].misses)
+        misses = " and ".join(f"{twins[method].misses:.0%} ({method})" for method in TWINS)
+        better = twins[best].misses <= expectations[0].misses
         self.note(
-            f"the whitened matched filter of the same recordings misses {twin.misses:.0%}: "
-            + ("use it (training: {method: whitened})" if better else "the network is better")
+            f"the whitened matched filters of the same recordings miss {misses}: "
+            + (f"use one (training: {{method: {best}}})" if better else "the network is better")
         )
-        return {"method": "whitened", **twin.record()}
+        return {method: twin.record() for method, twin in twins.items()}
 
     def _move_bias(self, calibrated: Layer) -> None:
         """Give the Keras model the bias that calibration chose."""
@@ -227,7 +247,7 @@ class RecordingsTraining:
         hard: list[int] = []
         for output, trace in enumerate(trace_background(layers, backgrounds)):
             picker = picker_of(self.config, output)
-            events = trace.events(picker.at_threshold(HARD_SCORE))
+            events = trace.events_from(picker, HARD_SCORE)
             events.sort(key=lambda event: -event.score)
             hard += [event.sample for event in events[:count]]
             if tell:

@@ -99,7 +99,7 @@ class Optimization:
 
     def _variables(self) -> dict[str, list[Any]]:
         return {
-            "weights": self.model.weights,
+            "weights": self.model.variables,  # with the seeds of the dropout
             "average": self._average,
             "optimizer": self._optimizer.variables,
         }

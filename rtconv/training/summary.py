@@ -68,7 +68,7 @@ def _complaints(patterns: Sequence[Pattern], config: Config) -> list[str]:
         for names in by_digest.values()
         if len(names) > 1
     ]
-    field = _seen_by(config) / config.samplerate
+    field = config.receptive_field / config.samplerate
     tests = [
         ("clipped, record them with less gain", lambda p: p.recording.clipped > 0),
         ("nearly silent, record them closer", lambda p: decibels(rms(p.active)) < QUIET_DB),
@@ -93,17 +93,6 @@ def _complaints(patterns: Sequence[Pattern], config: Config) -> list[str]:
             "would do; record some at other times and places"
         )
     return complaints
-
-
-def _seen_by(config: Config) -> float:
-    """Samples that the network sees; a closed form is as long as the pattern."""
-    if config.closed_form:
-        return np.inf
-    field, step = 1, 1
-    for layer in config.network:
-        field += (layer.kernel_size - 1) * layer.dilation_rate * step
-        step *= layer.strides
-    return field
 
 
 def _snr(pattern: Pattern) -> float:

@@ -129,9 +129,13 @@ def _train_network(
         checkpoint = Path(f"{base}.checkpoint.npz")
         training = RecordingsTraining(config, network, dataset, checkpoint, progress, note)
         thresholds, record = training.run(resume)
+    weights, deployed = network.get_weights(), config.deployed()
+    if config.precise:
+        network = build(deployed)
+        network.set_weights(weights)
     return Result(
-        layers=layers_from_weights(network.get_weights(), config.network, config.channels),
-        weights=network.get_weights(),
+        layers=layers_from_weights(weights, deployed.network, config.channels),
+        weights=weights,
         thresholds=thresholds,
         record=record,
         oracle=lambda x: predict(network, x),
