@@ -26,8 +26,8 @@ MIXTURES = 200
 COLLAR = 0.25
 #: Places of a background that are named when they score like the sound.
 SUSPECTS = 3
-#: Samples of each stretch of `CHUNK` seconds that are looked at closely at the full rate.
-REFINED_SAMPLES = 4000
+#: Score from which on a background is looked at closely, at the full rate.
+REFINED = 0.2
 #: Least distance of the threshold from the highest false score of a short background,
 #: before the last sigmoid.
 LEAST_RISE = 0.2
@@ -141,13 +141,13 @@ class Refinement:
 
 
 def _high_places(scores: np.ndarray, reach: int) -> list[tuple[int, int]]:
-    """Spans around the highest scores of each output, joined where they overlap."""
-    lowest = np.partition(scores, -REFINED_SAMPLES, axis=0)[-REFINED_SAMPLES]
-    high = np.flatnonzero((scores >= np.maximum(lowest, scores.max(axis=0) / 10)).any(axis=1))
+    """Spans around the scores from `REFINED` on, joined where they overlap."""
+    high = np.flatnonzero((scores >= REFINED).any(axis=1))
     breaks = np.flatnonzero(np.diff(high) > 2 * reach) + 1
     return [
         (max(0, int(part[0]) - reach), min(len(scores), int(part[-1]) + reach))
         for part in np.split(high, breaks)
+        if len(part)
     ]
 
 
@@ -230,36 +230,39 @@ def thresholds_of(
         for i, variant in enumerate(variants)
     }
     peaks = _peaks(deployed or layers, dataset, config)
-    solved, deciding = [], []
+    expectations, deciding = [], []
     for output, of_patterns in enumerate(peaks):
         picker = picker_of(config, output)
         each = [_solve(picker, t[output], of_patterns, config, sigmoid) for t in heard.values()]
         deciding.append(int(np.argmax([calibration.threshold for calibration in each])))
-        solved.append(each[deciding[-1]])
-    free = all(config.detection_of(name).threshold is None for name in config.output_names)
-    last = _with_threshold_half(layers[-1], [c.threshold for c in solved]) if free else None
-    if last is not None:
+        solved = each[deciding[-1]]
+        misses = float((of_patterns < solved.threshold).mean())
+        like = suspects(heard[0][output], picker, of_patterns, dataset.calibration)
+        expectations.append(Expectation(solved, misses, bool(dataset.validation), like))
+    thresholds = [expectation.calibration.threshold for expectation in expectations]
+    last = _with_threshold_half(layers[-1], thresholds)
+    if last is not None and all(
+        config.detection_of(n).threshold is None for n in config.output_names
+    ):
         layers = [*layers[:-1], last]
         if deployed is not None:
             deployed = [*deployed[:-1], replace(deployed[-1], bias=last.bias, dense=last.dense)]
-        heard = {
-            i: trace_background(layers, variants[i], deployed=deployed) for i in {0, *deciding}
-        }
-        peaks = _peaks(deployed or layers, dataset, config)
-        solved = [replace(calibration, threshold=0.5) for calibration in solved]
-    expectations = []
-    for output, calibration in enumerate(solved):
-        picker = picker_of(config, output).at_threshold(calibration.threshold)
-        decided_by = heard[deciding[output]][output]
-        expectations.append(
-            Expectation(
-                replace(calibration, false_alarms=len(decided_by.events(picker))),
-                float((peaks[output] < calibration.threshold).mean()),
-                bool(dataset.validation),
-                suspects(heard[0][output], picker, peaks[output], dataset.calibration),
-            )
-        )
-    return list(layers), expectations
+        heard = {i: trace_background(layers, variants[i], deployed=deployed) for i in set(deciding)}
+        thresholds = [0.5] * len(thresholds)
+    return list(layers), [
+        _counted(expectation, heard[deciding[i]][i], picker_of(config, i, thresholds[i]))
+        for i, expectation in enumerate(expectations)
+    ]
+
+
+def _counted(expectation: Expectation, trace: ScoreTrace, picker: Output) -> Expectation:
+    """With the false alarms of the network as it is now: what is moved is rounded anew."""
+    calibration = replace(
+        expectation.calibration,
+        threshold=picker.threshold,
+        false_alarms=len(trace.events(picker)),
+    )
+    return replace(expectation, calibration=calibration)
 
 
 def suspects(
