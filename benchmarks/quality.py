@@ -6,7 +6,7 @@ a detector was trained or calibrated on is in no stream: recordings are split by
 number (neighbouring numbers are often one speaker), backgrounds by package.
 
     python benchmarks/quality.py --keywords DIR --sounds DIR --work DIR
-        [--peers PYTHON] [--seeds 3] [--only TASK ...] [--table docs/quality.md]
+        [--peers PYTHON] [--seeds 3] [--jobs 2] [--only TASK ...] [--table docs/quality.md]
 
 `--keywords` holds ``alexa/*.flac`` and ``view_glass/*.flac``, `--sounds` the
 unpacked Debian packages, `--work` keeps streams, detectors and results: what is
@@ -16,12 +16,15 @@ marked place of a document, and the plots beside it.
 """
 
 import argparse
+import os
+import queue
 import random
 import re
 import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +105,7 @@ def parse_arguments():
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--peers", type=Path, help="Python with Porcupine and microWakeWord")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, a core each")
     parser.add_argument("--numbers", type=int, nargs="*", default=[200, 50, 10])
     parser.add_argument("--only", nargs="*", choices=["keyword", "fixed", "drum"])
     parser.add_argument("--table", type=Path)
@@ -127,30 +131,32 @@ def keyword(arguments, work):
                 "snr_db": [10],
             },
         )
+    configs = {
+        (number, seed): {
+            "name": "alexa",
+            "samplerate": 16000,
+            "network": {"preset": "keyword"},
+            "training": {
+                "positives": random.Random(seed).sample(words[:TRAINING_WORDS], number),
+                "negatives": others[:TRAINING_WORDS],
+                "backgrounds": paths(arguments.sounds, TRAINING_BACKGROUNDS),
+                "seed": seed,
+            },
+            "detection": {"false_alarms_per_hour": WISH, "refractory": 1.0},
+        }
+        for number in arguments.numbers
+        for seed in range(arguments.seeds)
+    }
+    bases = {key: work / "alexa-{}-{}".format(*key) for key in configs}
+    detectors = trained({bases[key]: config for key, config in configs.items()}, arguments.jobs)
     rows, curves = [], {}
-    for number in arguments.numbers:
-        for seed in range(arguments.seeds):
-            chosen = random.Random(seed).sample(words[:TRAINING_WORDS], number)
-            detector, minutes = trained(
-                work / f"alexa-{number}-{seed}",
-                {
-                    "name": "alexa",
-                    "samplerate": 16000,
-                    "network": {"preset": "keyword"},
-                    "training": {
-                        "positives": chosen,
-                        "negatives": others[:TRAINING_WORDS],
-                        "backgrounds": paths(arguments.sounds, TRAINING_BACKGROUNDS),
-                        "seed": seed,
-                    },
-                    "detection": {"false_alarms_per_hour": WISH, "refractory": 1.0},
-                },
-            )
-            for name, path in streams.items():
-                curve, own, at_wish = evaluated(detector, path, KEYWORD_COLLAR)
-                curves[name, f"ours, {number} recordings, seed {seed}"] = curve
-                rows.append((name, f"ours, {number}", at_wish, own, minutes))
-                note(f"{name}, {number} recordings, seed {seed}: {describe_misses(at_wish)}")
+    for (number, seed), base in bases.items():
+        detector, minutes = detectors[base]
+        for name, path in streams.items():
+            curve, own, at_wish = evaluated(detector, path, KEYWORD_COLLAR)
+            curves[name, f"ours, {number} recordings, seed {seed}"] = curve
+            rows.append((name, f"ours, {number}", at_wish, own, minutes))
+            note(f"{name}, {number} recordings, seed {seed}: {describe_misses(at_wish)}")
     if arguments.peers:
         for name, path in streams.items():
             for peer, (curve, own, at_wish) in peers(arguments.peers, path, "alexa").items():
@@ -194,6 +200,14 @@ def fixed(arguments, work):
         "exact": stream(work / "fixed-exact.flac", common),
         "room and speed": stream(work / "fixed-varied.flac", {**common, **varied}),
     }
+    networks = trained(
+        {
+            work / f"fixed-{name}-{seed}": chime_config(name, recordings, arguments, seed)
+            for name, recordings in files.items()
+            for seed in range(arguments.seeds)
+        },
+        arguments.jobs,
+    )
     rows = []
     for name, recordings in files.items():
         detectors = {
@@ -201,20 +215,7 @@ def fixed(arguments, work):
             for method in ("matched_filter", "whitened", "whitened_normalised")
         }
         for seed in range(arguments.seeds):
-            detectors[f"network, seed {seed}"], _ = trained(
-                work / f"fixed-{name}-{seed}",
-                {
-                    "name": name,
-                    "samplerate": 16000,
-                    "network": {"preset": "chime"},
-                    "training": {
-                        "positives": recordings,
-                        "backgrounds": paths(arguments.sounds, TRAINING_BACKGROUNDS),
-                        "seed": seed,
-                    },
-                    "detection": {"false_alarms_per_hour": WISH, "refractory": 0.5},
-                },
-            )
+            detectors[f"network, seed {seed}"], _ = networks[work / f"fixed-{name}-{seed}"]
         for stream_name, path in streams.items():
             for detector_name, detector in detectors.items():
                 rows.append((stream_name, name, detector_name, evaluated_timing(detector, path)))
@@ -240,25 +241,33 @@ def drum(arguments, work):
     )
     rows = []
     detectors = {"whitened": closed_detector("whitened", "snare", training, arguments, work)}
-    for seed in range(arguments.seeds):
-        detectors[f"network, seed {seed}"], _ = trained(
-            work / f"drum-{seed}",
-            {
-                "name": "snare",
-                "samplerate": 16000,
-                "network": {"preset": "chime"},
-                "precise": True,
-                "training": {
-                    "positives": training,
-                    "backgrounds": paths(arguments.sounds, TRAINING_BACKGROUNDS),
-                    "seed": seed,
-                },
-                "detection": {"false_alarms_per_hour": WISH, "refractory": 0.2},
-            },
-        )
+    configs = {
+        work / f"drum-{seed}": {
+            **chime_config("snare", training, arguments, seed, refractory=0.2),
+            "precise": True,
+        }
+        for seed in range(arguments.seeds)
+    }
+    for seed, (detector, _) in enumerate(trained(configs, arguments.jobs).values()):
+        detectors[f"network, seed {seed}"] = detector
     for name, detector in detectors.items():
         rows.append(("takes not heard", "snare", name, evaluated_timing(detector, path)))
     return timing_table(rows)
+
+
+def chime_config(name, recordings, arguments, seed, refractory=0.5):
+    """A network for a fixed sound."""
+    return {
+        "name": name,
+        "samplerate": 16000,
+        "network": {"preset": "chime"},
+        "training": {
+            "positives": recordings,
+            "backgrounds": paths(arguments.sounds, TRAINING_BACKGROUNDS),
+            "seed": seed,
+        },
+        "detection": {"false_alarms_per_hour": WISH, "refractory": refractory},
+    }
 
 
 def timing_table(rows):
@@ -290,24 +299,42 @@ def stream(path, settings):
     return path
 
 
-def trained(base, config):
-    """A detector and the minutes its training took; it is trained if it is not there.
+def trained(configs, jobs):
+    """By the base of their files, detectors and the minutes their training took.
 
-    In a process of its own, so that its time and its memory are its own.
+    Those that are not there are trained, each in a process of its own, so that its time
+    and its memory are its own; several at once get a core each.
     """
-    config_path, seconds_path = base.with_suffix(".yaml"), base.with_suffix(".seconds")
-    detector = base.with_suffix(".safetensors")
-    if not detector.exists():
+    cores = sorted(os.sched_getaffinity(0))
+    free = queue.Queue()
+    for i in range(jobs):
+        free.put({cores[i % len(cores)]} if jobs > 1 else set(cores))
+
+    def train(base, config):
+        config_path, log_path = base.with_suffix(".yaml"), base.with_suffix(".log")
         config_path.write_text(yaml.safe_dump(jsonable(config)))
+        mine = free.get()
         note(f"training {base.name}")
         start = time.monotonic()
-        with base.with_suffix(".log").open("w") as log:
+        with log_path.open("w") as log:
             subprocess.run(
                 [sys.executable, "-m", "rtconv", "train", config_path, "-o", base],
                 stdout=log, stderr=log, check=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, mine),
             )  # fmt: skip
-        seconds_path.write_text(f"{time.monotonic() - start:.0f}")
-    return rtconv.load(detector), float(seconds_path.read_text()) / 60
+        base.with_suffix(".seconds").write_text(f"{time.monotonic() - start:.0f}")
+        free.put(mine)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        missing = [base for base in configs if not base.with_suffix(".safetensors").exists()]
+        list(pool.map(train, missing, [configs[base] for base in missing]))
+    return {
+        base: (
+            rtconv.load(base.with_suffix(".safetensors")),
+            float(base.with_suffix(".seconds").read_text()) / 60,
+        )
+        for base in configs
+    }
 
 
 def closed_detector(method, name, recordings, arguments, work):

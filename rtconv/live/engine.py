@@ -29,7 +29,7 @@ from rtconv.stream.tracker import Tracker
 #: Events and gaps that wait for the user's thread; further ones are dropped.
 QUEUE_SIZE = 10_000
 #: Seconds between two looks of the reader into the ring, and while blocks are held back.
-_READ_INTERVAL, _HOLD_INTERVAL = 0.01, 0.1
+_READ_INTERVAL, _HOLD_INTERVAL = 0.02, 0.1
 #: Seconds between attempts to open a device: the shortest, a part of the time since it was lost,
 #: and the longest. Every attempt costs the system's sound libraries some memory for good.
 _FIRST_PAUSE, _PART, _LONGEST_PAUSE = 0.2, 0.02, 30.0
