@@ -42,12 +42,13 @@ def test_layers_of_any_kind_without_strides() -> None:
     ]  # fmt: skip
     x = rng.standard_normal((3000, 1)).astype(np.float32)
     expected = CompiledNetwork(layers).step(x)
-    np.testing.assert_allclose(open_quick_network(layers).step(x), expected, atol=1e-4)
+    np.testing.assert_allclose(FourierNetwork(layers).step(x), expected, atol=1e-4)
 
 
-def test_strides_and_short_filters_stay_with_the_streaming_network() -> None:
+def test_strides_short_filters_and_many_of_them_stay_with_the_streaming_network() -> None:
     taps = np.ones((300, 1), np.float32)
     strided = [Layer(taps, kernel_size=300, strides=2)]
     short = [Layer(taps[:100], kernel_size=100)]
-    for layers in (strided, short):
+    many = [Layer(np.ones((300, 8), np.float32), kernel_size=300)]
+    for layers in (strided, short, many):
         assert isinstance(open_quick_network(layers), CompiledNetwork)

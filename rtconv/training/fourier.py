@@ -14,15 +14,18 @@ from scipy.signal import oaconvolve
 from rtconv.model.layers import ACTIVATIONS, Layer
 from rtconv.stream.network import Network, open_network
 
-#: Taps from which on a network is worth it, and below which a filter is summed directly.
+#: Taps from which on a filter is long, and below which it is summed directly.
 LONG, FEW = 256, 16
+#: Pairs of channel and filter of one layer up to which it is worth it.
+MOST_PAIRS = 4
 
 
 def open_quick_network(layers: Sequence[Layer]) -> Network:
-    """The network that listens to hours soonest: by FFT where there are long filters."""
+    """The network that listens to hours soonest: by FFT where there are few, long filters."""
     long = any(layer.kernel_size >= LONG for layer in layers)
     plain = all(layer.strides == 1 for layer in layers)
-    return FourierNetwork(layers) if long and plain else open_network(layers)
+    few = all(layer.in_channels * layer.filters <= MOST_PAIRS for layer in layers)
+    return FourierNetwork(layers) if long and plain and few else open_network(layers)
 
 
 class FourierNetwork:
