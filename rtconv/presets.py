@@ -42,7 +42,7 @@ def keyword(samplerate: int) -> dict[str, Any]:
         "training": {
             **RECIPE,
             "target": {"shape": "plateau", "delay": 0.03, "width": 0.1, "ignore": 0.18},
-            "epochs": 10,
+            "epochs": 8,
             "steps_per_epoch": 200,
             "excerpt": 4.0,
             "mining": 2,
@@ -86,7 +86,7 @@ def chime(samplerate: int) -> dict[str, Any]:
         "training": {
             **RECIPE,
             "target": {"shape": "impulse", "width": 0.008, "ignore": 0.012},
-            "epochs": 20,
+            "epochs": 14,
             "steps_per_epoch": 100,
             "excerpt": 2.0,
             "mining": 2,
