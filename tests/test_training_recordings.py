@@ -14,7 +14,7 @@ from rtconv.model.layers import multiply_adds_per_sample
 from rtconv.model.weights import load_weights
 from rtconv.training.backgrounds import Backgrounds
 from rtconv.training.batches import Mixer, target_of
-from rtconv.training.calibrate import score_patterns, trace_background
+from rtconv.training.calibrate import score_patterns
 from rtconv.training.closed_form import matched_filter
 from rtconv.training.data import (
     Pattern,
@@ -23,6 +23,7 @@ from rtconv.training.data import (
     load_dataset,
     split_by_group,
 )
+from rtconv.training.listening import trace_background
 from rtconv.training.trainer import Progress
 
 ROOT = Path(__file__).parent.parent

@@ -21,12 +21,12 @@ from rtconv.training.calibrate import (
     score_patterns,
     suspects,
     thresholds_of,
-    trace_background,
 )
 from rtconv.training.checkpoint import load_checkpoint, save_checkpoint
 from rtconv.training.computed import computed_layers
 from rtconv.training.convert import record_of
 from rtconv.training.data import Dataset
+from rtconv.training.listening import trace_background
 from rtconv.training.progress import Progress
 
 #: Of background that each epoch's misses are measured with.

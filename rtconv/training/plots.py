@@ -11,8 +11,9 @@ from rtconv.evaluation.plots import empty_figure
 from rtconv.files import atomic_path
 from rtconv.model.dense import conv1d_from_dense
 from rtconv.stream.detector import Detector
-from rtconv.training.calibrate import picker_of, score_patterns, trace_background
+from rtconv.training.calibrate import picker_of, score_patterns
 from rtconv.training.data import Dataset
+from rtconv.training.listening import trace_background
 
 #: Seconds of background before the pattern of the example, and its SNR in dB.
 EXAMPLE_SECONDS, EXAMPLE_SNR_DB = 2.0, 10.0
