@@ -12,7 +12,7 @@ from rtconv.config import load_config, parse_config
 from rtconv.model.dense import layers_from_weights
 from rtconv.model.layers import multiply_adds_per_sample
 from rtconv.model.weights import load_weights
-from rtconv.training.backgrounds import Backgrounds
+from rtconv.training.backgrounds import Backgrounds, at_speed
 from rtconv.training.batches import Mixer, target_of
 from rtconv.training.calibrate import score_patterns
 from rtconv.training.closed_form import matched_filter
@@ -207,6 +207,20 @@ def test_backgrounds_give_back_what_was_put_in() -> None:
         backgrounds.read(1200, 300), np.concatenate([whole[1200:], whole[:200]]), atol=2e-5
     )
     assert backgrounds.where(1100) == ("1", 100 / RATE)
+
+
+def test_backgrounds_at_another_speed_keep_their_files_and_change_their_pitch() -> None:
+    backgrounds = Backgrounds(RATE)
+    tone = np.sin(2 * np.pi * 500 * np.arange(3 * RATE) / RATE).astype(np.float32)
+    backgrounds.append("a", [0.5 * tone[:RATE]])
+    backgrounds.append("b", [0.5 * tone])
+    faster = at_speed(backgrounds, 1.25)
+    assert [name for name, _, _ in faster.files] == ["a", "b"]
+    assert faster.frames == pytest.approx(4 * RATE / 1.25, abs=200)
+    x = faster.read(faster.files[1][1], 2 * RATE)
+    spectrum = np.abs(np.fft.rfft(x * np.hanning(len(x))))
+    assert spectrum.argmax() * RATE / len(x) == pytest.approx(625, abs=2)
+    assert np.abs(x[500:-500]).max() == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("preset", ["keyword", "chime", "click"])

@@ -159,7 +159,7 @@ def at_speed(backgrounds: Backgrounds, speed: float) -> Backgrounds:
     def blocks(first: int, frames: int) -> Iterator[np.ndarray]:
         for n in range(first, first + frames, 1 << 20):
             x = backgrounds.read(n, min(1 << 20, first + frames - n))
-            yield resampler.resample_chunk(x)
+            yield resampler.resample_chunk(x, last=n + len(x) == backgrounds.frames)
 
     played = Backgrounds(rate)
     for name, first, frames in backgrounds.files:
