@@ -26,6 +26,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -39,7 +40,6 @@ from rtconv.evaluation.measures import (
     OperatingPoint,
     Scored,
     count,
-    describe_rate,
     detection_error_tradeoff,
     operating_point,
 )
@@ -155,13 +155,14 @@ def keyword(arguments, work):
         for name, path in streams.items():
             curve, own, at_wish = evaluated(detector, path, KEYWORD_COLLAR)
             curves[name, f"ours, {number} recordings, seed {seed}"] = curve
-            rows.append((name, f"ours, {number}", at_wish, own, minutes))
+            row = Row(name, "alexa", f"ours, {number} recordings", at_wish, own, bound(detector))
+            rows.append(row._replace(minutes=minutes))
             note(f"{name}, {number} recordings, seed {seed}: {describe_misses(at_wish)}")
     if arguments.peers:
         for name, path in streams.items():
             for peer, (curve, own, at_wish) in peers(arguments.peers, path, "alexa").items():
                 curves[name, peer] = curve
-                rows.append((name, peer, at_wish, own, None))
+                rows.append(Row(name, "alexa", peer, at_wish, own))
     if arguments.table:
         plot_curves(curves, arguments.table.parent / "quality-alexa.png")
     return keyword_table(rows)
@@ -169,16 +170,15 @@ def keyword(arguments, work):
 
 def keyword_table(rows):
     lines = [
-        "| stream | detector | misses at 1 false alarm/h | at its own threshold | minutes |",
-        "|---|---|---|---|---|",
+        "| stream | detector | misses at 1 false alarm/h | at its own threshold: misses | "
+        "false alarms/h | minutes of training |",
+        "|---|---|---|---|---|---|",
     ]
-    for stream_name, detector in dict.fromkeys((row[0], row[1]) for row in rows):
-        same = [row for row in rows if row[:2] == (stream_name, detector)]
-        misses = spread_text([row[2].miss_rate for row in same])
-        own = "; ".join(own_text(row[3]) for row in same if row[3])
-        minutes = ", ".join(f"{row[4]:.0f}" for row in same if row[4] is not None)
-        lines.append(f"| {stream_name} | {detector} | {misses} | {own} | {minutes} |")
-    return "\n".join(lines)
+    for same in grouped(rows):
+        minutes = ", ".join(f"{row.minutes:.0f}" for row in same if row.minutes is not None)
+        cells = [same[0].stream, same[0].detector, spread_text(same), *own_texts(same), minutes]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", promise_text(rows)])
 
 
 # Fixed sounds
@@ -215,10 +215,10 @@ def fixed(arguments, work):
             for method in ("matched_filter", "whitened", "whitened_normalised")
         }
         for seed in range(arguments.seeds):
-            detectors[f"network, seed {seed}"], _ = networks[work / f"fixed-{name}-{seed}"]
+            detectors[f"network {seed}"], _ = networks[work / f"fixed-{name}-{seed}"]
         for stream_name, path in streams.items():
-            for detector_name, detector in detectors.items():
-                rows.append((stream_name, name, detector_name, evaluated_timing(detector, path)))
+            for method, detector in detectors.items():
+                rows.append(evaluated_timing(detector, path, stream_name, method))
     return timing_table(rows)
 
 
@@ -249,9 +249,9 @@ def drum(arguments, work):
         for seed in range(arguments.seeds)
     }
     for seed, (detector, _) in enumerate(trained(configs, arguments.jobs).values()):
-        detectors[f"network, seed {seed}"] = detector
-    for name, detector in detectors.items():
-        rows.append(("takes not heard", "snare", name, evaluated_timing(detector, path)))
+        detectors[f"network {seed}"] = detector
+    for method, detector in detectors.items():
+        rows.append(evaluated_timing(detector, path, "takes not heard", method))
     return timing_table(rows)
 
 
@@ -272,18 +272,59 @@ def chime_config(name, recordings, arguments, seed, refractory=0.5):
 
 def timing_table(rows):
     lines = [
-        "| stream | sound | detector | misses at 1 false alarm/h | by SNR | timing p95 (ms) | "
-        "at its own threshold |",
-        "|---|---|---|---|---|---|---|",
+        "| stream | sound | detector | misses at 1 false alarm/h | by SNR, dB | timing p95 (ms) | "
+        "at its own threshold: misses | false alarms/h |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for stream_name, sound, detector, (at_wish, by_snr, p95, own) in rows:
-        snr = ", ".join(f"{value} dB {100 * miss:.0f} %" for value, miss in by_snr.items())
-        timing = "–" if p95 is None else f"{1000 * p95:.2f}"
-        lines.append(
-            f"| {stream_name} | {sound} | {detector} | {describe_misses(at_wish)} | {snr} | "
-            f"{timing} | {'–' if own is None else own_text(own)} |"
+    for same in grouped(rows):
+        by_snr = ", ".join(
+            f"{snr}: {100 * statistics.mean(row.by_snr[snr] for row in same):.0f} %"
+            for snr in same[0].by_snr
         )
-    return "\n".join(lines)
+        timing = ", ".join(f"{1000 * row.p95:.2f}" for row in same if row.p95 is not None)
+        cells = [same[0].stream, same[0].sound, same[0].detector, spread_text(same), by_snr, timing]
+        lines.append(f"| {' | '.join([*cells, *own_texts(same)])} |")
+    for stream_name in dict.fromkeys(row.stream for row in rows):
+        networks = [r for r in rows if r.stream == stream_name and r.detector == "network"]
+        recall = 1 - statistics.mean(row.at_wish.miss_rate for row in networks)
+        lines += ["", f"Mean recall of the networks, {stream_name}: {recall:.3f}."]
+    return "\n".join([*lines, "", promise_text(rows)])
+
+
+class Row(NamedTuple):
+    """One detector on one stream; `bound` is what its calibration promised."""
+
+    stream: str
+    sound: str
+    detector: str
+    at_wish: Counts
+    own: Counts | None
+    bound: float | None = None
+    minutes: float | None = None
+    by_snr: dict | None = None
+    p95: float | None = None
+
+
+def grouped(rows):
+    """Rows that differ in the seed only."""
+    keys = dict.fromkeys((row.stream, row.sound, row.detector) for row in rows)
+    return [[row for row in rows if (row.stream, row.sound, row.detector) == key] for key in keys]
+
+
+def bound(detector):
+    """At most so many false alarms per hour, as its calibration told at 95 %."""
+    calibration = detector.model.training.get("calibration", {})
+    return calibration[detector.model.outputs[0].name]["at_most_per_hour"] if calibration else None
+
+
+def promise_text(rows):
+    """How often the false alarms of a stream are within what calibration told."""
+    promised = [row for row in rows if row.bound is not None]
+    kept = [row for row in promised if row.own.false_alarms_per_hour <= row.bound]
+    return (
+        f"In {len(kept)} of {len(promised)} cases the false alarms per hour at the calibrated "
+        "threshold are within the 95 % interval that calibration told."
+    )
 
 
 # Making and measuring
@@ -363,8 +404,8 @@ def evaluated(detector, path, collar):
     return output.curve, output.counts, output.points[WISH].counts
 
 
-def evaluated_timing(detector, path):
-    """Counts at `WISH`, misses by SNR, p95 of the timing error there, and the counts at its own.
+def evaluated_timing(detector, path, stream_name, method):
+    """A row: counts at `WISH`, misses by SNR, p95 of the timing error there, and its own counts.
 
     The error is taken from its median: where in a sound its end is, is a matter of definition.
     """
@@ -385,8 +426,10 @@ def evaluated_timing(detector, path):
         same = [i for i, label in enumerate(labels) if float(label.conditions["snr_db"]) == snr]
         by_snr[f"{snr:g}"] = sum(i in missed for i in same) / len(same)
     own = count([recording], output, FIXED_COLLAR) if detector.model.certificate else None
-    note(f"{path.stem}, {output.name}: {describe_misses(point.counts)}")
-    return point.counts, by_snr, p95, own
+    note(f"{path.stem}, {output.name}, {method}: {describe_misses(point.counts)}")
+    name = method.split()[0]
+    row = Row(stream_name, output.name, name, point.counts, own, bound(detector))
+    return row._replace(by_snr=by_snr, p95=p95)
 
 
 def peers(python, path, word):
@@ -466,17 +509,20 @@ def jsonable(value):
     return str(value) if isinstance(value, Path) else value
 
 
-def spread_text(rates):
-    """Mean and spread of miss rates, in percent."""
-    values = [100 * rate for rate in rates]
+def spread_text(rows):
+    """Mean and spread of the misses at the wish, in percent."""
+    values = [100 * row.at_wish.miss_rate for row in rows]
     if len(values) == 1:
         return f"{values[0]:.1f} %"
     return f"{statistics.mean(values):.1f} % ({min(values):.1f} to {max(values):.1f})"
 
 
-def own_text(counts):
-    """Misses, and false alarms with their confidence."""
-    return f"{100 * counts.miss_rate:.1f} %, {describe_rate(counts.false_alarms, counts.hours)}"
+def own_texts(rows):
+    """Misses in percent and false alarms per hour of each row at its own threshold."""
+    own = [row.own for row in rows if row.own is not None]
+    misses = ", ".join(f"{100 * counts.miss_rate:.1f}" for counts in own)
+    alarms = ", ".join(f"{counts.false_alarms_per_hour:.2g}" for counts in own)
+    return (f"{misses} %", alarms) if own else ("–", "–")
 
 
 def plot_curves(curves, path):

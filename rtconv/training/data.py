@@ -104,7 +104,8 @@ def read_patterns(
 
     A file with a label track beside it holds a pattern where a label bears the
     output's name, or any name if none does; a file without holds one, found by its
-    energy. For an impulse, several such takes end equally long after their onset. Files that cannot be read are left out, and `note` is told.
+    energy. For an impulse, several such takes end equally long after their onset. Files
+    that cannot be read are left out, and `note` is told.
 
     Parameters
     ----------
