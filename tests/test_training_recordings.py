@@ -442,7 +442,7 @@ def test_labels_say_where_the_patterns_are(tmp_path: Path) -> None:
 
 def test_takes_that_fade_away_end_equally_long_after_their_onset(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for i, decay in enumerate([0.02, 0.025, 0.03]):
+    for i, decay in enumerate([0.06, 0.07, 0.08]):
         time = np.arange(RATE) / RATE
         stroke = 0.3 * rng.standard_normal(RATE) * np.exp(-time / decay)
         silence = np.zeros(400 + 100 * i)
@@ -457,6 +457,20 @@ def test_takes_that_fade_away_end_equally_long_after_their_onset(tmp_path: Path)
     labelled = load_dataset(config).patterns[1]
     assert labelled.at == 0.2
     assert len(labelled.active) == round(0.05 * RATE)
+
+
+def test_of_a_long_stroke_the_network_learns_what_it_sees(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    time = np.arange(RATE) / RATE
+    for i, decay in enumerate([0.02, 0.025, 0.03]):
+        tail = 0.02 * np.exp(-time / 0.1)  # long, with little energy
+        stroke = (0.5 * np.exp(-time / decay) + tail) * rng.standard_normal(RATE)
+        write_audio(tmp_path / f"{i}.wav", np.concatenate([np.zeros(400), stroke]), RATE)
+    values = {**SETTINGS, "training": {"positives": ["*.wav"], "validation_share": 0.01}}
+    config = parse_config(values, tmp_path / "takes.yaml")
+    for pattern in load_dataset(config).patterns:
+        assert pattern.at == pytest.approx(0.1, abs=0.0015)
+        assert len(pattern.active) == round(0.8 * config.receptive_field)
 
 
 def test_backgrounds_are_set_aside_in_time_if_there_is_one(tmp_path: Path) -> None:

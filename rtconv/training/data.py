@@ -26,6 +26,9 @@ from rtconv.training.backgrounds import Backgrounds, coloured_noise, cut_in_two,
 MARGIN_BEFORE, MARGIN_AFTER = 0.12, 0.3
 #: Seconds over which the margins fade.
 FADE = 0.01
+#: Share of the receptive field that a struck sound may fill, and that of its energy which
+#: must lie there.
+SEEN_SHARE, STRUCK_SHARE = 0.8, 0.6
 
 T = TypeVar("T")
 
@@ -143,18 +146,22 @@ def _aligned(patterns: list[Pattern], config: Config) -> list[Pattern]:
     """Takes without labels, all of which end the same time after their onset.
 
     Where a sound that fades away ends by its energy depends on the take, by tens of
-    milliseconds; an impulse is to stand at the same place of each. A word's plateau is
-    left where it is: speakers differ.
+    milliseconds; an impulse is to stand at the same place of each. Of struck sounds that
+    are longer than the network sees, it sees the stroke and not the end. A word's plateau
+    is left where it is: speakers differ.
     """
     assert config.training is not None
     found = [pattern for pattern in patterns if not pattern.recording.labelled]
     if len(found) < 2 or config.training.target.shape != "impulse":
         return patterns
-    length = round(np.median([len(pattern.active) for pattern in found]))
+    usual = length = round(np.median([len(pattern.active) for pattern in found]))
+    seen = SEEN_SHARE * config.receptive_field
+    if usual > seen and np.median([_share(p, round(seen)) for p in found]) > STRUCK_SHARE:
+        length = round(seen)
     aligned = []
     for pattern in patterns:
         # One of quite another length is not a take of the same sound.
-        similar = length / 2 < len(pattern.active) < length * 2
+        similar = usual / 2 < len(pattern.active) < usual * 2
         if similar and not pattern.recording.labelled:
             x, rate = pattern.samples, config.samplerate
             start = onset(x, rate, pattern.start, pattern.end)
@@ -163,6 +170,12 @@ def _aligned(patterns: list[Pattern], config: Config) -> list[Pattern]:
             pattern = replace(pattern, samples=padded, start=start, end=start + length, at=at)
         aligned.append(pattern)
     return aligned
+
+
+def _share(pattern: Pattern, frames: int) -> float:
+    """The part of a pattern's energy that lies in its first samples."""
+    energy = np.square(pattern.active, dtype=np.float64)
+    return float(energy[:frames].sum() / energy.sum())
 
 
 def _patterns_of(
