@@ -12,8 +12,9 @@ from rtconv.config import load_config, parse_config
 from rtconv.model.dense import layers_from_weights
 from rtconv.model.layers import multiply_adds_per_sample
 from rtconv.model.weights import load_weights
+from rtconv.training import batches, data
 from rtconv.training.backgrounds import Backgrounds, at_speed
-from rtconv.training.batches import Mixer, target_of
+from rtconv.training.batches import Mixer, target_of, vary
 from rtconv.training.calibrate import score_patterns
 from rtconv.training.closed_form import matched_filter
 from rtconv.training.data import (
@@ -492,6 +493,22 @@ def test_noise_stands_in_for_missing_backgrounds(tmp_path: Path) -> None:
         "white noise", "pink noise", "brown noise"
     ]  # fmt: skip
     assert any("no backgrounds are given" in note for note in dataset.notes)
+
+
+def test_without_the_package_the_tempo_stays_and_that_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(folder / "chirp.yaml")
+    assert config.training is not None
+    pattern = load_dataset(config).patterns[0]
+    slow = config.training.augment.model_copy(update={"tempo": (0.5, 0.5), "speed": (1, 1)})
+    stretched = vary(pattern, slow, RATE, np.random.default_rng(0))
+    assert stretched.end - stretched.start == pytest.approx(2 * len(pattern.active), rel=0.1)
+    for module in (batches, data):
+        monkeypatch.setattr(module, "can_change_tempo", lambda: False)
+    kept = vary(pattern, slow, RATE, np.random.default_rng(0))
+    assert kept.end - kept.start == len(pattern.active)
+    assert any("python-stretch is not installed" in note for note in load_dataset(config).notes)
 
 
 def test_backgrounds_that_hold_the_sound_are_named(tmp_path: Path) -> None:

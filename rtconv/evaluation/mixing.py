@@ -6,6 +6,9 @@ a room is its first tap, and resampling makes up for its delay. All signals are
 float32 of one channel, (frames,), with full scale 1.
 """
 
+from functools import cache
+from importlib.util import find_spec
+
 import numpy as np
 from scipy.signal import fftconvolve
 
@@ -110,6 +113,12 @@ def change_speed(x: np.ndarray, samplerate: int, speed: float) -> np.ndarray:
     if speed == 1:
         return x
     return soxr.resample(x, samplerate, samplerate / speed, quality="HQ").astype(np.float32)
+
+
+@cache
+def can_change_tempo() -> bool:
+    """Whether the package for it is installed: there is none for Linux on ARM."""
+    return find_spec("python_stretch") is not None
 
 
 def change_tempo(x: np.ndarray, samplerate: int, tempo: float) -> np.ndarray:

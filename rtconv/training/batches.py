@@ -16,6 +16,7 @@ from scipy.fft import irfft, next_fast_len, rfft
 from rtconv.config import AugmentSettings, Config, TargetSettings
 from rtconv.evaluation.mixing import (
     amplitude,
+    can_change_tempo,
     change_speed,
     change_tempo,
     convolve,
@@ -60,7 +61,7 @@ def vary(
     speed = rng.uniform(*augment.speed)
     x = change_speed(pattern.samples, samplerate, speed)
     start, end = (round(place / speed) for place in (pattern.start, pattern.end))
-    if augment.tempo != (1, 1):
+    if augment.tempo != (1, 1) and can_change_tempo():
         x, start, end = _change_tempo(x, start, end, augment, samplerate, rng)
     end = min(len(x), end)
     if rng.random() < augment.filter:

@@ -18,7 +18,7 @@ import numpy as np
 from rtconv.audio import audio_info, read_audio
 from rtconv.config import Config, TrainingSettings
 from rtconv.errors import RtconvError
-from rtconv.evaluation.mixing import active_part, decibels, onset, rms
+from rtconv.evaluation.mixing import active_part, can_change_tempo, decibels, onset, rms
 from rtconv.labels import label_path, read_labels
 from rtconv.training.backgrounds import Backgrounds, coloured_noise, cut_in_two, read_backgrounds
 
@@ -394,6 +394,8 @@ def load_dataset(config: Config) -> Dataset:
                 f"{name}: {len(taken)} recordings, too few to set one aside: "
                 "misses are estimated with those it was trained on, and will be more"
             )
+    if settings.augment.tempo != (1, 1) and not can_change_tempo():
+        notes.append("python-stretch is not installed: the tempo of the recordings is not varied")
     negatives = read_patterns(found["training.negatives"], None, "", config, notes.append)
     backgrounds, calibration = _read_both_backgrounds(config, found, rng, notes)
     return Dataset(patterns, validation, negatives, backgrounds, calibration, notes)
