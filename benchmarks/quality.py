@@ -72,11 +72,11 @@ TEST_BACKGROUNDS = [
 #: Recordings of a keyword, in the order of their numbers: the first are for training, the last
 #: for the streams.
 TRAINING_WORDS, TEST_WORDS = 200, 110
-#: One recording each, and the preset that fits its length: 90, 230 and 40 ms.
+#: One recording each, of 90, 230 and 40 ms.
 FIXED = {
-    "bell": ("sound-theme-freedesktop/**/bell.oga", "chime"),
-    "complete": ("sound-theme-freedesktop/**/complete.oga", "chime"),
-    "information": ("sound-theme-freedesktop/**/dialog-information.oga", "click"),
+    "bell": "sound-theme-freedesktop/**/bell.oga",
+    "complete": "sound-theme-freedesktop/**/complete.oga",
+    "information": "sound-theme-freedesktop/**/dialog-information.oga",
 }
 #: A snare drum, soft to loud; every third take is for the stream, the other five for training.
 DRUM = "hydrogen-drumkits/**/Millo_MultiLayered3/sd_*.*"
@@ -186,7 +186,7 @@ def keyword_table(rows):
 
 def fixed(arguments, work):
     """Three sounds, one recording each: exact copies in noise, and in rooms at other speeds."""
-    files = {name: paths(arguments.sounds, [pattern]) for name, (pattern, _) in FIXED.items()}
+    files = {name: paths(arguments.sounds, [pattern]) for name, pattern in FIXED.items()}
     common = {
         "samplerate": 16000,
         "positives": files,
@@ -202,9 +202,7 @@ def fixed(arguments, work):
     }
     networks = trained(
         {
-            work / f"fixed-{name}-{seed}": sound_config(
-                name, recordings, arguments, seed, FIXED[name][1]
-            )
+            work / f"fixed-{name}-{seed}": chime_config(name, recordings, arguments, seed)
             for name, recordings in files.items()
             for seed in range(arguments.seeds)
         },
@@ -250,7 +248,7 @@ def drum(arguments, work):
     detectors = {"whitened": closed_detector("whitened", "snare", training, arguments, work)}
     configs = {
         work / f"drum-{seed}": {
-            **sound_config("snare", training, arguments, seed, "chime", refractory=0.2),
+            **chime_config("snare", training, arguments, seed, refractory=0.2),
             "precise": True,
         }
         for seed in range(arguments.seeds)
@@ -266,12 +264,12 @@ def drum(arguments, work):
     )
 
 
-def sound_config(name, recordings, arguments, seed, preset, refractory=0.5):
+def chime_config(name, recordings, arguments, seed, refractory=0.5):
     """A network for a fixed sound."""
     return {
         "name": name,
         "samplerate": 16000,
-        "network": {"preset": preset},
+        "network": {"preset": "chime"},
         "training": {
             "positives": recordings,
             "backgrounds": paths(arguments.sounds, TRAINING_BACKGROUNDS),
