@@ -155,8 +155,8 @@ def keyword(arguments, work):
         for name, path in streams.items():
             curve, own, at_wish = evaluated(detector, path, KEYWORD_COLLAR)
             curves[name, f"ours, {number} recordings, seed {seed}"] = curve
-            row = Row(name, "alexa", f"ours, {number} recordings", at_wish, own, bound(detector))
-            rows.append(row._replace(minutes=minutes))
+            ours = f"ours, {number} recordings"
+            rows.append(Row(name, "alexa", ours, at_wish, own, bound(detector), minutes))
             note(f"{name}, {number} recordings, seed {seed}: {describe_misses(at_wish)}")
     if arguments.peers:
         for name, path in streams.items():
@@ -366,14 +366,16 @@ def trained(configs, jobs):
         mine = free.get()
         note(f"training {base.name}")
         start = time.monotonic()
-        with log_path.open("w") as log:
-            subprocess.run(
-                [sys.executable, "-m", "rtconv", "train", config_path, "-o", base],
-                stdout=log, stderr=log, check=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, mine),
-            )  # fmt: skip
+        try:
+            with log_path.open("w") as log:
+                subprocess.run(
+                    [sys.executable, "-m", "rtconv", "train", config_path, "-o", base],
+                    stdout=log, stderr=log, check=True,
+                    preexec_fn=lambda: os.sched_setaffinity(0, mine),
+                )  # fmt: skip
+        finally:
+            free.put(mine)
         base.with_suffix(".seconds").write_text(f"{time.monotonic() - start:.0f}")
-        free.put(mine)
 
     with ThreadPoolExecutor(jobs) as pool:
         missing = [base for base in configs if not base.with_suffix(".safetensors").exists()]
@@ -438,8 +440,9 @@ def evaluated_timing(detector, path, stream_name, method):
     own = count([recording], output, FIXED_COLLAR) if detector.model.certificate else None
     note(f"{path.stem}, {output.name}, {method}: {describe_misses(point.counts)}")
     name = method.split()[0]
-    row = Row(stream_name, output.name, name, point.counts, own, bound(detector))
-    return row._replace(by_snr=by_snr, p95=p95)
+    return Row(
+        stream_name, output.name, name, point.counts, own, bound(detector), None, by_snr, p95
+    )
 
 
 def peers(python, path, word):
