@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,11 +73,11 @@ TEST_BACKGROUNDS = [
 #: Recordings of a keyword, in the order of their numbers: the first are for training, the last
 #: for the streams.
 TRAINING_WORDS, TEST_WORDS = 200, 110
-#: One recording each, of 90, 230 and 40 ms.
+#: One recording each, of 90, 230 and 40 ms, and the preset for such a length.
 FIXED = {
-    "bell": "sound-theme-freedesktop/**/bell.oga",
-    "complete": "sound-theme-freedesktop/**/complete.oga",
-    "information": "sound-theme-freedesktop/**/dialog-information.oga",
+    "bell": ("click", "sound-theme-freedesktop/**/bell.oga"),
+    "complete": ("chime", "sound-theme-freedesktop/**/complete.oga"),
+    "information": ("click", "sound-theme-freedesktop/**/dialog-information.oga"),
 }
 #: A snare drum, soft to loud; every third take is for the stream, the other five for training.
 DRUM = "hydrogen-drumkits/**/Millo_MultiLayered3/sd_*.*"
@@ -149,15 +150,20 @@ def keyword(arguments, work):
     }
     bases = {key: work / "alexa-{}-{}".format(*key) for key in configs}
     detectors = trained({bases[key]: config for key, config in configs.items()}, arguments.jobs)
-    rows, curves = [], {}
-    for (number, seed), base in bases.items():
+
+    def measured(task):
+        ((number, seed), base), (name, path) = task
         detector, minutes = detectors[base]
-        for name, path in streams.items():
-            curve, own, at_wish = evaluated(detector, path, KEYWORD_COLLAR)
-            curves[name, f"ours, {number} recordings, seed {seed}"] = curve
-            ours = f"ours, {number} recordings"
-            rows.append(Row(name, "alexa", ours, at_wish, own, bound(detector), minutes))
-            note(f"{name}, {number} recordings, seed {seed}: {describe_misses(at_wish)}")
+        curve, own, at_wish = evaluated(detector, path, KEYWORD_COLLAR)
+        ours = f"ours, {number} recordings"
+        note(f"{name}, {ours}, seed {seed}: {describe_misses(at_wish)}")
+        row = Row(name, "alexa", ours, at_wish, own, bound(detector), minutes)
+        return row, (name, f"{ours}, seed {seed}"), curve
+
+    tasks = list(product(bases.items(), streams.items()))
+    measurements = in_parallel(measured, tasks, arguments.jobs)
+    rows = [row for row, _, _ in measurements]
+    curves = {key: curve for _, key, curve in measurements}
     if arguments.peers:
         for name, path in streams.items():
             for peer, (curve, own, at_wish) in peers(arguments.peers, path, "alexa").items():
@@ -186,7 +192,7 @@ def keyword_table(rows):
 
 def fixed(arguments, work):
     """Three sounds, one recording each: exact copies in noise, and in rooms at other speeds."""
-    files = {name: paths(arguments.sounds, [pattern]) for name, pattern in FIXED.items()}
+    files = {name: paths(arguments.sounds, [pattern]) for name, (_, pattern) in FIXED.items()}
     common = {
         "samplerate": 16000,
         "positives": files,
@@ -202,13 +208,15 @@ def fixed(arguments, work):
     }
     networks = trained(
         {
-            work / f"fixed-{name}-{seed}": chime_config(name, recordings, arguments, seed)
+            work / f"fixed-{name}-{seed}": sound_config(
+                name, FIXED[name][0], recordings, arguments, seed
+            )
             for name, recordings in files.items()
             for seed in range(arguments.seeds)
         },
         arguments.jobs,
     )
-    rows = []
+    tasks = []
     for name, recordings in files.items():
         detectors = {
             method: closed_detector(method, name, recordings, arguments, work)
@@ -216,10 +224,8 @@ def fixed(arguments, work):
         }
         for seed in range(arguments.seeds):
             detectors[f"network {seed}"], _ = networks[work / f"fixed-{name}-{seed}"]
-        for stream_name, path in streams.items():
-            for method, detector in detectors.items():
-                rows.append(evaluated_timing(detector, path, stream_name, method))
-    return timing_table(rows)
+        tasks += product(streams.items(), detectors.items())
+    return timing_table(in_parallel(evaluated_timing, tasks, arguments.jobs))
 
 
 def drum(arguments, work):
@@ -248,28 +254,23 @@ def drum(arguments, work):
     detectors = {"whitened": closed_detector("whitened", "snare", training, arguments, work)}
     configs = {
         work / f"drum-{seed}": {
-            **chime_config("snare", training, arguments, seed, refractory=0.2),
+            **sound_config("snare", "chime", training, arguments, seed, refractory=0.2),
             "precise": True,
         }
         for seed in range(arguments.seeds)
     }
     for seed, (detector, _) in enumerate(trained(configs, arguments.jobs).values()):
         detectors[f"network {seed}"] = detector
-    return timing_table(
-        [
-            evaluated_timing(detector, path, stream_name, method)
-            for stream_name, path in streams.items()
-            for method, detector in detectors.items()
-        ]
-    )
+    tasks = list(product(streams.items(), detectors.items()))
+    return timing_table(in_parallel(evaluated_timing, tasks, arguments.jobs))
 
 
-def chime_config(name, recordings, arguments, seed, refractory=0.5):
+def sound_config(name, preset, recordings, arguments, seed, refractory=0.5):
     """A network for a fixed sound."""
     return {
         "name": name,
         "samplerate": 16000,
-        "network": {"preset": "chime"},
+        "network": {"preset": preset},
         "training": {
             "positives": recordings,
             "backgrounds": paths(arguments.sounds, TRAINING_BACKGROUNDS),
@@ -415,11 +416,18 @@ def evaluated(detector, path, collar):
     return output.curve, output.counts, output.points[WISH].counts
 
 
-def evaluated_timing(detector, path, stream_name, method):
+def in_parallel(function, tasks, jobs):
+    """What a function makes of each task, in their order; networks run beside each other."""
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(function, tasks))
+
+
+def evaluated_timing(task):
     """A row: counts at `WISH`, misses by SNR, p95 of the timing error there, and its own counts.
 
     The error is taken from its median: where in a sound its end is, is a matter of definition.
     """
+    (stream_name, path), (method, detector) = task
     output = detector.model.outputs[0]
     trace = ScoreTrace(detector.samplerate)
     network = open_quick_network(detector.model.layers)  # matched filters of a second, by FFT

@@ -77,7 +77,9 @@ class LayerSettings(Settings):
     weights at conversion. `residual` adds the layer's input after the activation.
 
     Where training starts: `kernel_initializer` is one of Keras' or ``gabor`` (cosines
-    and sines under a Hann window, frequencies spread over `band` in Hz), ``pairs``
+    and sines under a Hann window, frequencies spread over `band` in Hz; in the first layer,
+    and when there are recordings, `pieces` pairs of them are pieces of the patterns
+    instead, whitened), ``pairs``
     (output i is input i plus input i of the second half), ``identity`` or ``average``;
     the bias starts at `bias_initializer`. With ``trainable: false`` it stays there.
     `dropout` is the share of the filters that are left out of each training example.
@@ -94,6 +96,7 @@ class LayerSettings(Settings):
     residual: bool = False
     kernel_initializer: Initializer = "glorot_uniform"
     band: tuple[Positive, Positive] | None = None
+    pieces: int = Field(0, ge=0)
     bias_initializer: Finite = 0.0
     trainable: bool = True
     dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
@@ -104,6 +107,10 @@ class LayerSettings(Settings):
             raise ValueError("band and kernel_initializer gabor belong together")
         if self.band is not None and (self.filters % 2 or self.band[0] > self.band[1]):
             raise ValueError("gabor needs an even number of filters and band from low to high")
+        if self.pieces and (self.band is None or 2 * self.pieces >= self.filters):
+            raise ValueError(
+                "pieces belong to kernel_initializer gabor, fewer than half its filters"
+            )
         return self
 
 
@@ -249,12 +256,17 @@ class AugmentSettings(Settings):
         Factor of speed, the pitch changes with it.
     tempo : range
         Factor of tempo, the pitch stays.
+    pitch : range
+        Factor of pitch; the tempo and the formants of a voice stay. The fewer recordings
+        there are, the more of them get another one.
     reverb : float or bool
-        Share of the patterns that are put in a room of exponentially decaying noise.
+        Share of the patterns that get the reverberation of exponentially decaying noise.
+    room : float or bool
+        Share that is put in a rectangular room by image sources.
     filter : float or bool
         Share that goes through a short random filter.
     bandwidth : float or bool
-        Share that loses its high frequencies; the same share of backgrounds does.
+        Share that loses its high frequencies; the same share of whole mixtures does.
     truncate : float or bool
         Share of which only a part sounds, which must not fire.
     """
@@ -263,24 +275,37 @@ class AugmentSettings(Settings):
     snr_db: Range = (0, 30)
     speed: Range = (1.0, 1.0)
     tempo: Range = (1.0, 1.0)
+    pitch: Range = (1.0, 1.0)
     reverb: Share = 0.0
+    room: Share = 0.0
     filter: Share = 0.0
     bandwidth: Share = 0.0
     truncate: Share = 0.0
 
-    @field_validator("gain_db", "snr_db", "speed", "tempo")
+    @field_validator("gain_db", "snr_db", "speed", "tempo", "pitch")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] > value[1]:
             raise ValueError(f"a range goes from low to high, not from {value[0]} to {value[1]}")
         return value
 
-    @field_validator("speed", "tempo")
+    @field_validator("speed", "tempo", "pitch")
     @classmethod
     def _near_one(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0.5 <= value[0] <= value[1] <= 2:
             raise ValueError(f"must lie in 0.5 to 2, not {value[0]} to {value[1]}")
         return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "AugmentSettings":
+        if self.room + self.reverb > 1:
+            raise ValueError(f"room {self.room} and reverb {self.reverb} are more than 1 together")
+        return self
+
+    @property
+    def stretches(self) -> bool:
+        """Whether tempo or pitch are varied apart from each other."""
+        return (self.tempo, self.pitch) != ((1, 1), (1, 1))
 
 
 class TrainingSettings(Settings):
@@ -431,6 +456,8 @@ class Config(Settings):
                     f"network.{i}: residual needs strides 1 and filters {channels}, "
                     f"as many as come in"
                 )
+            if layer.pieces and i > 0:
+                raise ValueError(f"network.{i}: pieces belong to the first layer")
             channels = layer.filters
         if len(set(self.outputs)) < len(self.outputs):
             raise ValueError("outputs: two have the same name")

@@ -12,19 +12,6 @@ from typing import Any
 def keyword(samplerate: int) -> dict[str, Any]:
     """A word of about a second; a score every 10 ms."""
     rate = samplerate / 16000
-    residual = [
-        {
-            "filters": 32,
-            "kernel_size": 5,
-            "dilation_rate": 2**i,
-            "use_bias": False,
-            "batch_normalization": True,
-            "activation": "relu",
-            "residual": True,
-            "dropout": 0.1,
-        }
-        for i in range(5)
-    ]
     return {
         "network": [
             *spectrum(64, round(256 * rate), round(80 * rate), (100, min(7500, 0.47 * samplerate))),
@@ -36,7 +23,7 @@ def keyword(samplerate: int) -> dict[str, Any]:
                 "activation": "relu",
             },
             {"filters": 32, "kernel_size": 1, "activation": "relu"},
-            *residual,
+            *residual_layers(32, 5, dropout=0.1),
             *score(9),
         ],
         "training": {
@@ -45,12 +32,12 @@ def keyword(samplerate: int) -> dict[str, Any]:
             "epochs": 8,
             "steps_per_epoch": 200,
             "excerpt": 4.0,
-            "mining": 2,
             "augment": {
                 "gain_db": [-12, 6],
                 "snr_db": [-2, 25],
                 "speed": [0.87, 1.15],
                 "tempo": [0.8, 1.25],
+                "pitch": [0.75, 1.35],
                 "reverb": 0.5,
                 "filter": 0.7,
                 "bandwidth": 0.4,
@@ -62,98 +49,51 @@ def keyword(samplerate: int) -> dict[str, Any]:
 
 
 def chime(samplerate: int) -> dict[str, Any]:
-    """A tonal or fixed sound of 0.1 to 2 s; a score every 4 ms."""
+    """A tonal or fixed sound of 0.1 to 2 s; a score every 2 ms."""
     rate = samplerate / 16000
-    residual = [
-        {
-            "filters": 24,
-            "kernel_size": 5,
-            "dilation_rate": 2**i,
-            "use_bias": False,
-            "batch_normalization": True,
-            "activation": "relu",
-            "residual": True,
-        }
-        for i in range(5)
-    ]
     return {
         "network": [
-            *spectrum(48, round(512 * rate), round(64 * rate), (80, 0.47 * samplerate)),
+            *spectrum(48, round(512 * rate), round(32 * rate), (80, 0.47 * samplerate), 8),
             {"filters": 24, "kernel_size": 2, "batch_normalization": True, "activation": "relu"},
-            *residual,
+            *residual_layers(24, 6),
             *score(1),
         ],
         "training": {
-            **RECIPE,
-            "target": {"shape": "impulse", "width": 0.008, "ignore": 0.012},
-            "epochs": 14,
-            "steps_per_epoch": 100,
-            "excerpt": 2.0,
-            "mining": 2,
-            "augment": {
-                "gain_db": [-12, 6],
-                "snr_db": [-5, 25],
-                "speed": [0.97, 1.03],
-                "reverb": 0.5,
-                "filter": 0.3,
-                "bandwidth": 0.2,
-                "truncate": 0.15,
-            },
+            **FIXED_SOUND_RECIPE,
+            "target": {"shape": "impulse", "width": 0.006, "ignore": 0.009},
+            "excerpt": 1.6,
         },
         "detection": {"refractory": 0.5},
     }
 
 
 def click(samplerate: int) -> dict[str, Any]:
-    """A sound under 50 ms, or one whose sample counts: a score for every sample."""
+    """A sound up to 0.1 s, or one whose sample counts: a score for every sample.
+
+    It is trained with a hop of 1 ms, and runs at the full rate.
+    """
     rate = samplerate / 16000
-    residual = [
-        {
-            "filters": 16,
-            "kernel_size": 3,
-            "dilation_rate": max(1, round(2**i * rate)),
-            "use_bias": False,
-            "batch_normalization": True,
-            "activation": "relu",
-            "residual": True,
-        }
-        for i in range(8)
-    ]
     return {
         "network": [
-            {
-                "filters": 16,
-                "kernel_size": round(samplerate / 500),
-                "use_bias": False,
-                "batch_normalization": True,
-                "activation": "relu",
-            },
-            *residual,
+            *spectrum(32, round(256 * rate), round(16 * rate), (100, 0.47 * samplerate), 8),
+            {"filters": 24, "kernel_size": 2, "batch_normalization": True, "activation": "relu"},
+            *residual_layers(24, 5),
             *score(1),
         ],
+        "precise": True,
         "training": {
-            **RECIPE,
-            "target": {"shape": "impulse", "width": 0.001, "ignore": 0.003},
-            "batch_size": 8,
+            **FIXED_SOUND_RECIPE,
+            "target": {"shape": "impulse", "width": 0.004, "ignore": 0.006},
             "epochs": 20,
-            "steps_per_epoch": 100,
-            "excerpt": 0.5,
-            "mining": 2,
-            "augment": {
-                "gain_db": [-12, 6],
-                "snr_db": [-3, 30],
-                "speed": [0.98, 1.02],
-                "reverb": 0.3,
-                "filter": 0.3,
-                "bandwidth": 0.2,
-                "truncate": 0.1,
-            },
+            "excerpt": 1.0,
         },
         "detection": {"refractory": 0.1},
     }
 
 
-def spectrum(bands: int, taps: int, strides: int, band: tuple[float, float]) -> list[dict]:
+def spectrum(
+    bands: int, taps: int, strides: int, band: tuple[float, float], pieces: int = 0
+) -> list[dict]:
     """Logarithm of the power in frequency bands, normalised: filters, square, pair
     sums, log, and a 1x1 that starts as identity.
 
@@ -162,6 +102,8 @@ def spectrum(bands: int, taps: int, strides: int, band: tuple[float, float]) -> 
     bands, taps, strides : int
     band : (low, high)
         Hz.
+    pieces : int
+        Of the bands, so many begin as pieces of the patterns.
     """
     return [
         {
@@ -172,6 +114,7 @@ def spectrum(bands: int, taps: int, strides: int, band: tuple[float, float]) -> 
             "activation": "square",
             "kernel_initializer": "gabor",
             "band": list(band),
+            "pieces": pieces,
         },
         {
             "filters": bands,
@@ -188,6 +131,23 @@ def spectrum(bands: int, taps: int, strides: int, band: tuple[float, float]) -> 
             "batch_normalization": True,
             "kernel_initializer": "identity",
         },
+    ]
+
+
+def residual_layers(filters: int, count: int, dropout: float = 0.0) -> list[dict]:
+    """Residual layers whose dilation doubles; together they see ``2 ** (count + 2) - 3`` frames."""
+    return [
+        {
+            "filters": filters,
+            "kernel_size": 5,
+            "dilation_rate": 2**i,
+            "use_bias": False,
+            "batch_normalization": True,
+            "activation": "relu",
+            "residual": True,
+            "dropout": dropout,
+        }
+        for i in range(count)
     ]
 
 
@@ -215,6 +175,23 @@ RECIPE = {
     "weight_decay": 1e-3,
     "schedule": "cosine",
     "batch_size": 32,
+    "mining": 2,
+}
+#: And what those for fixed sounds do.
+FIXED_SOUND_RECIPE = {
+    **RECIPE,
+    "epochs": 14,
+    "steps_per_epoch": 100,
+    "augment": {
+        "gain_db": [-12, 6],
+        "snr_db": [-8, 25],
+        "speed": [0.97, 1.03],
+        "reverb": 0.25,
+        "room": 0.25,
+        "filter": 0.3,
+        "bandwidth": 0.2,
+        "truncate": 0.15,
+    },
 }
 
 PRESETS: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -255,6 +232,7 @@ def expand_preset(values: Any) -> Any:
         raise ValueError("samplerate: a preset needs an integer of 1000 Hz or more")
     preset = PRESETS[name](samplerate)
     expanded = {**values, "network": preset["network"]}
+    expanded.setdefault("precise", preset.get("precise", False))
     if "training" in values:
         expanded["training"] = _filled(values["training"], preset["training"])
     detection = values.get("detection", {})

@@ -65,6 +65,10 @@ def layer(**more):
             {"training": {"positives": ["no/*.wav"]}},
             ["training.positives", "'no/*.wav'", "no file"],
         ),
+        (
+            {"training": {"positives": ["a.wav"], "augment": {"room": 0.6, "reverb": 0.5}}},
+            ["training.augment", "room 0.6 and reverb 0.5"],
+        ),
         ({"training": 7}, ["training", "mapping"]),
     ],
 )

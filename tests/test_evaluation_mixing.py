@@ -92,6 +92,52 @@ def test_tempo_moves_tone_bursts_and_keeps_their_pitch(tempo):
     assert spectrum.argmax() * RATE / len(y) == pytest.approx(1000, abs=10)
 
 
+def vowel(excitation, formants=(700, 1800)):
+    x = excitation
+    for formant in formants:
+        pole = np.exp((-np.pi * 100 + 2j * np.pi * formant) / RATE)
+        x = signal.lfilter([1], np.poly([pole, pole.conj()]).real, x)
+    return (0.1 * x / np.abs(x).max()).astype(np.float32)
+
+
+@pytest.mark.parametrize("pitch", [0.75, 1.35])
+@pytest.mark.parametrize("tempo", [1.0, 1.2])
+def test_pitch_moves_and_formants_stay(pitch, tempo):
+    pulses = np.zeros(RATE)
+    pulses[:: round(RATE / 125)] = 1
+    y = mixing.change_tempo(vowel(pulses), RATE, tempo, pitch)
+    assert len(y) == pytest.approx(RATE / tempo, abs=1)
+    middle = y[len(y) // 4 : -len(y) // 4].astype(np.float64)
+    likeness = np.correlate(middle, middle, "full")[len(middle) - 1 :]
+    assert RATE / (60 + likeness[60:250].argmax()) == pytest.approx(125 * pitch, rel=0.03)
+
+    noise = np.random.default_rng(0).standard_normal(4 * RATE)
+    whispered = mixing.change_tempo(vowel(noise), RATE, tempo, pitch)
+    frequencies, power = signal.welch(whispered, RATE, nperseg=256)
+    for formant, band in ((700, (400, 1100)), (1800, (1300, 2400))):
+        inside = (frequencies > band[0]) & (frequencies < band[1])
+        centre = np.average(frequencies[inside], weights=power[inside])
+        assert centre == pytest.approx(formant, rel=0.08)
+
+
+def test_onsets_move_to_where_the_waveforms_agree():
+    rng = np.random.default_rng(0)
+    time = np.arange(RATE // 4) / RATE
+    stroke = np.sin(2 * np.pi * 200 * time) * np.exp(-time / 0.03)
+    takes, given = [], []
+    for i, error in enumerate([-10, 0, 4, 0, 20]):
+        level = 0.5 / 2**i
+        takes.append(
+            np.pad(level * stroke, (50 * i + 50, 0)) + 0.01 * level * rng.standard_normal()
+        )
+        given.append(50 * i + 50 + error)
+    other = np.pad(rng.standard_normal(RATE // 4) * np.exp(-time / 0.03), (300, 0))
+    found = mixing.agreeing_onsets([*takes, other], [*given, 300], RATE)
+    np.testing.assert_allclose(np.subtract(found[:5], [50 * i + 50 for i in range(5)]), 0, atol=1)
+    assert found[5] == 300
+    assert mixing.agreeing_onsets(takes[:1], [3], RATE) == [3]
+
+
 @pytest.mark.parametrize("samplerate", [8000, 16000, 44100])
 @pytest.mark.parametrize(
     "response", [mixing.room_response, mixing.decay_response, mixing.filter_response]

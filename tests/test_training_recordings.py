@@ -1,5 +1,6 @@
 """Training from recordings: a chirp in noise, found by a tiny network."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_finds_the_sound_at_its_end_and_nothing_else(trained) -> None:
     pickers = detector.pickers()
     events = pickers.push(detector.process(x)[:, np.newaxis]) + pickers.finish()
     assert len(events) == len(ends)
-    np.testing.assert_allclose([event.sample for event in events], ends, atol=0.02 * RATE)
+    np.testing.assert_allclose([event.sample for event in events], ends, atol=0.025 * RATE)
 
 
 def test_record_says_what_was_done(trained, folder: Path) -> None:
@@ -134,7 +135,7 @@ def test_record_says_what_was_done(trained, folder: Path) -> None:
     for entry in split["positives"]:
         assert (entry["start"], entry["end"]) == pytest.approx((0.2, 0.3), abs=0.03)
     calibration = record["calibration"]["chirp"]
-    assert calibration["hours"] == pytest.approx(20 / 3600)
+    assert calibration["hours"] == pytest.approx(20 / 3600, rel=0.02)  # at one of three speeds
     assert calibration["held_back"]
     assert (seen[-1].step, seen[-1].steps) == (150, 150)
     assert [entry["step"] for entry in record["curve"]] == [50, 100, 150]
@@ -238,7 +239,7 @@ def test_presets_are_plain_layers(preset: str, samplerate: int) -> None:
     assert (config.training.optimizer, config.training.epochs) == ("adamw", 3)
     layers = layers_from_weights(build(config).get_weights(), config.network)
     per_second = multiply_adds_per_sample(layers) * samplerate
-    most = {"keyword": 15e6, "chime": 25e6, "click": 1e3 * 16000 * 8}[preset]
+    most = {"keyword": 15e6, "chime": 45e6, "click": 1e3 * 16000 * 8}[preset]
     assert per_second < most * max(1, samplerate / 16000)
 
 
@@ -313,7 +314,8 @@ def test_patience_ends_the_training_early(folder: Path) -> None:
 def test_precise_detectors_place_the_end_on_the_sample(trained, folder: Path) -> None:
     values = {**SETTINGS, "name": "precise", "precise": True}
     (folder / "precise.yaml").write_text(yaml.safe_dump(values))
-    precise = rtconv.train(folder / "precise.yaml", folder / "precise")
+    precise = rtconv.train(folder / "precise.yaml", folder / "precise", plot=True)
+    assert (folder / "precise.png").stat().st_size > 10_000
     coarse, _, _ = trained
     assert (precise.model.hop, coarse.model.hop) == (1, 4)
     assert precise.model.receptive_field == coarse.model.receptive_field
@@ -460,6 +462,23 @@ def test_takes_that_fade_away_end_equally_long_after_their_onset(tmp_path: Path)
     assert len(labelled.active) == round(0.05 * RATE)
 
 
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_a_take_ends_equally_long_after_its_onset_at_any_speed(folder: Path, speed: float) -> None:
+    config = load_config(folder / "chirp.yaml")
+    assert config.training is not None
+    augment = config.training.augment.model_copy(
+        update={"speed": (speed, speed), "tempo": (1, 1), "reverb": 0, "filter": 0}
+    )
+    whole = replace(load_dataset(config).patterns[0], aligned=False)
+    take = replace(whole, samples=whole.samples[: whole.end], aligned=True)
+    for pattern, seconds in ((whole, 0.1 / speed), (take, 0.1)):
+        variant = vary(pattern, augment, RATE, np.random.default_rng(0))
+        found = (variant.end - variant.start) / RATE
+        assert found == pytest.approx(seconds * len(pattern.active) / (0.1 * RATE), abs=0.001)
+        assert variant.end <= len(variant.samples)
+        assert variant.start == round(pattern.start / speed)
+
+
 def test_of_a_long_stroke_the_network_learns_what_it_sees(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     time = np.arange(RATE) / RATE
@@ -509,6 +528,27 @@ def test_without_the_package_the_tempo_stays_and_that_is_said(
     kept = vary(pattern, slow, RATE, np.random.default_rng(0))
     assert kept.end - kept.start == len(pattern.active)
     assert any("python-stretch is not installed" in note for note in load_dataset(config).notes)
+
+
+def test_the_fewer_recordings_the_more_of_them_get_another_pitch(folder: Path) -> None:
+    config = load_config(folder / "chirp.yaml")
+    assert config.training is not None
+    dataset = load_dataset(config)
+    layers = matched_filter(chirp())
+    augment = config.training.augment.model_copy(update={"pitch": (1.4, 1.5), "tempo": (1, 1)})
+    plain = augment.model_copy(update={"speed": (1, 1), "reverb": 0, "filter": 0})
+    shares = []
+    for count in (1, 300):
+        many = replace(dataset, patterns=dataset.patterns[:1] * count)
+        shares.append(Mixer(config, many, layers).pitch_share)
+    assert shares == pytest.approx([30 / 31, 30 / 330])
+
+    variants = [
+        vary(dataset.patterns[0], plain, RATE, np.random.default_rng(0), pitch_share).samples
+        for pitch_share in (0, 1)
+    ]
+    np.testing.assert_allclose(variants[0], dataset.patterns[0].samples, atol=1e-6)
+    assert not np.allclose(*variants, atol=0.1)
 
 
 def test_backgrounds_that_hold_the_sound_are_named(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from rtconv.evaluation.mixing import (
     limit_bandwidth,
     local_level,
     random_colour,
+    room_response,
 )
 from rtconv.model.layers import Layer, hop, receptive_field
 from rtconv.training.data import Dataset, Pattern
@@ -38,6 +39,9 @@ OVERLAP = 0.02
 POSITIVE_SHARE, NEGATIVE_SHARE = 0.4, 0.15
 #: Share of the examples that start from a false alarm, once there are some.
 HARD_SHARE = 0.3
+#: Number of recordings of which half get another pitch: the fewer voices there are, the more
+#: are made up.
+FEW_RECORDINGS = 30
 #: Share of the excerpts of background that are played at another speed: other voices.
 OTHER_VOICES = 0.5
 #: Share of the summed weights of an example that one positive has.
@@ -55,20 +59,33 @@ class Variant:
 
 
 def vary(
-    pattern: Pattern, augment: AugmentSettings, samplerate: int, rng: np.random.Generator
+    pattern: Pattern,
+    augment: AugmentSettings,
+    samplerate: int,
+    rng: np.random.Generator,
+    pitch_share: float = 0.0,
 ) -> Variant:
-    """A random variant of a pattern: speed, tempo, filter, room and bandwidth."""
+    """A random variant of a pattern: speed, tempo, pitch, filter, room and bandwidth.
+
+    `pitch_share` is the share of the variants whose pitch is another one.
+    """
     speed = rng.uniform(*augment.speed)
     x = change_speed(pattern.samples, samplerate, speed)
     start, end = (round(place / speed) for place in (pattern.start, pattern.end))
-    if augment.tempo != (1, 1) and can_change_tempo():
-        x, start, end = _change_tempo(x, start, end, augment, samplerate, rng)
+    if pattern.aligned:
+        end = start + len(pattern.active)
+        x = np.pad(x, (0, max(0, end - len(x))))
+    if augment.stretches and can_change_tempo():
+        pitch = rng.uniform(*augment.pitch) if rng.random() < pitch_share else 1.0
+        x, start, end = _stretch(x, start, end, augment.tempo, pitch, samplerate, rng)
     end = min(len(x), end)
     if rng.random() < augment.filter:
         x = convolve(x, filter_response(rng, samplerate))
-    if rng.random() < augment.reverb:
+    place = rng.random()
+    if place < augment.room + augment.reverb:
+        response = room_response if place < augment.room else decay_response
         tail = round(0.15 * samplerate)
-        x = convolve(x, decay_response(rng, samplerate))[: len(x) + tail]
+        x = convolve(x, response(rng, samplerate))[: len(x) + tail]
         fade = min(len(x), tail // 2)
         x[len(x) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
     if rng.random() < augment.bandwidth:
@@ -76,20 +93,23 @@ def vary(
     return Variant(x, start, end, pattern.output)
 
 
-def _change_tempo(
+def _stretch(
     x: np.ndarray,
     start: int,
     end: int,
-    augment: AugmentSettings,
+    tempo: tuple[float, float],
+    pitch: float,
     samplerate: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, int, int]:
-    """Another tempo before and after a random place of the pattern: syllables differ in length."""
+    """Another pitch, and another tempo before and after a random place: syllables differ."""
     cut = start + round((end - start) * rng.uniform(0.25, 0.75))
-    first, second = rng.uniform(*augment.tempo, 2)
+    first, second = rng.uniform(*tempo, 2)
     overlap = min(round(OVERLAP * samplerate), cut, len(x) - cut)
-    before = change_tempo(x[: cut + overlap], samplerate, first)[: round((cut + overlap) / first)]
-    after = change_tempo(x[cut:], samplerate, second)
+    before = change_tempo(x[: cut + overlap], samplerate, first, pitch)[
+        : round((cut + overlap) / first)
+    ]
+    after = change_tempo(x[cut:], samplerate, second, pitch)
     fade = np.linspace(0, 1, min(overlap, len(before), len(after)), dtype=np.float32)
     joint = len(before) - len(fade)
     mixed = before[joint:] * (1 - fade) + after[: len(fade)] * fade
@@ -102,9 +122,9 @@ def _change_tempo(
 
 
 def random_bandwidth(samplerate: int, rng: np.random.Generator) -> float:
-    """Between 3.2 kHz, as on a telephone, and all there is."""
+    """Between 3.2 kHz, as on a telephone, and all there is; evenly on a logarithmic scale."""
     highest = 0.49 * samplerate
-    return float(rng.uniform(min(3200.0, highest), highest))
+    return float(np.exp(rng.uniform(np.log(min(3200.0, highest)), np.log(highest))))
 
 
 def truncated(variant: Variant, rng: np.random.Generator) -> Variant:
@@ -186,6 +206,7 @@ class Mixer:
         self.augment = config.training.augment
         self.samplerate, self.precise = config.samplerate, config.precise
         self.dataset = dataset
+        self.pitch_share = FEW_RECORDINGS / (FEW_RECORDINGS + len(dataset.patterns))
         self.hop = hop(layers)
         self.outputs = layers[-1].filters
         frames = round(self.settings.excerpt * config.samplerate)
@@ -226,7 +247,8 @@ class Mixer:
         pools = [self.dataset.patterns, self.dataset.negatives]
         negatives = pools[1] and rng.random() < NEGATIVE_SHARE / (NEGATIVE_SHARE + POSITIVE_SHARE)
         pool = pools[1 if negatives else 0]
-        variant = vary(pool[rng.integers(len(pool))], self.augment, self.samplerate, rng)
+        pattern = pool[rng.integers(len(pool))]
+        variant = vary(pattern, self.augment, self.samplerate, rng, self.pitch_share)
         return truncated(variant, rng) if rng.random() < self.augment.truncate else variant
 
     def _batch(
@@ -255,12 +277,14 @@ class Mixer:
             if variant.output is not None and end < self.frames:
                 ends.append((end - 1, variant.output))
         x *= amplitude(rng.uniform(*self.augment.gain_db))
+        if rng.random() < self.augment.bandwidth:
+            x = self._narrow(x, random_bandwidth(self.samplerate, rng))
         shape = (self.frames // self.hop, self.outputs)
         targets, weights = target_of(
             ends, self.settings.target, self.samplerate, self.hop, shape, self.precise
         )
         weights[: self.unsettled] = 0
-        return np.clip(x, -1, 1), targets, weights
+        return x / max(1, np.abs(x).max()), targets, weights
 
     def _place(self, x: np.ndarray, variant: Variant, start: int, rng: np.random.Generator) -> int:
         """Add a variant to `x`; its end."""
@@ -289,25 +313,27 @@ class Mixer:
         return x
 
     def _varied(self, rng: np.random.Generator) -> np.ndarray:
-        """An excerpt with its speed, filter and bandwidth varied, all in one spectrum."""
+        """An excerpt with its speed and filter varied, both in one spectrum."""
         other = rng.random() < OTHER_VOICES
-        narrow = rng.random() < self.augment.bandwidth
         start = int(rng.integers(self.dataset.backgrounds.frames))
         frames = self.frames
         if other:
             frames = next_fast_len(round(frames * rng.uniform(*self.augment.speed)), True)
         x = self._read(start, frames)
-        if not other and not narrow:
+        if not other:
             return x
         spectrum = rfft(x)
-        if other and rng.random() < self.augment.filter:
+        if rng.random() < self.augment.filter:
             rate = self.samplerate * self.frames / frames
             spectrum *= random_colour(rng, np.fft.rfftfreq(frames, 1 / rate)).astype(np.float32)
-        if narrow:
-            share = random_bandwidth(self.samplerate, rng) / self.samplerate
-            spectrum[round(share * self.frames) :] = 0
         # Another length in time changes the speed.
         return irfft(spectrum, self.frames) * np.float32(self.frames / frames)
+
+    def _narrow(self, x: np.ndarray, bandwidth: float) -> np.ndarray:
+        """An example as it is heard through a telephone or a codec."""
+        spectrum = rfft(x)
+        spectrum[round(bandwidth / self.samplerate * len(x)) :] = 0
+        return irfft(spectrum, len(x))
 
     def _read(self, start: int, frames: int | None = None) -> np.ndarray:
         return self.dataset.backgrounds.read(start, frames or self.frames)

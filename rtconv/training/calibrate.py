@@ -116,7 +116,8 @@ def score_patterns(
         gain = gain_for_snr(active, level, rng.uniform(*augment.snr_db))
         x[settling : settling + len(variant.samples)] += gain * variant.samples
         network.reset()
-        scores = network.step(np.clip(x, -1, 1)[:, np.newaxis])[:, pattern.output]
+        x /= max(1, np.abs(x).max())
+        scores = network.step(x[:, np.newaxis])[:, pattern.output]
         found[pattern.output].append(float(scores[end - collar : end + collar].max()))
     return [np.array(peaks) for peaks in found]
 

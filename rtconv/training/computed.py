@@ -36,14 +36,18 @@ def compute(config: Config, dataset: Dataset, note: Callable[[str], None]) -> Re
 def computed_layers(method: Method, dataset: Dataset) -> list[Layer]:
     """The layers of a closed form, from the patterns and ten minutes of background."""
     assert method != "network"
-    rng = np.random.default_rng(0)
-    backgrounds = dataset.backgrounds
-    frames = round(EXCERPT_SECONDS * backgrounds.samplerate)
-    excerpts = [
-        backgrounds.read(int(rng.integers(backgrounds.frames)), frames) for _ in range(EXCERPTS)
-    ]
+    excerpts = background_excerpts(dataset)
     if method == "l1":
         length = max(len(pattern.active) for pattern in dataset.patterns)
         excerpts = [excerpts[0][: max(0, L1_LIMIT // length - 2 * length)]]
     patterns = [pattern.active for pattern in dataset.patterns]
-    return closed_form(method, patterns, [x for x in excerpts if x.any()])
+    return closed_form(method, patterns, excerpts)
+
+
+def background_excerpts(dataset: Dataset) -> list[np.ndarray]:
+    """Ten minutes of background from random places, without silence."""
+    rng = np.random.default_rng(0)
+    backgrounds = dataset.backgrounds
+    frames = round(EXCERPT_SECONDS * backgrounds.samplerate)
+    places = [int(rng.integers(backgrounds.frames)) for _ in range(EXCERPTS)]
+    return [x for x in (backgrounds.read(place, frames) for place in places) if x.any()]

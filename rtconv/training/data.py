@@ -18,7 +18,14 @@ import numpy as np
 from rtconv.audio import audio_info, read_audio
 from rtconv.config import Config, TrainingSettings
 from rtconv.errors import RtconvError
-from rtconv.evaluation.mixing import active_part, can_change_tempo, decibels, onset, rms
+from rtconv.evaluation.mixing import (
+    active_part,
+    agreeing_onsets,
+    can_change_tempo,
+    decibels,
+    onset,
+    rms,
+)
 from rtconv.labels import label_path, read_labels
 from rtconv.training.backgrounds import Backgrounds, coloured_noise, cut_in_two, read_backgrounds
 
@@ -79,6 +86,8 @@ class Pattern:
     recording : Recording
     at : float
         Seconds from the recording's beginning to the pattern's start.
+    aligned : bool
+        Whether it is a take that ends by definition so long after its onset, at any speed.
     """
 
     samples: np.ndarray
@@ -89,6 +98,7 @@ class Pattern:
     group: str
     recording: Recording
     at: float
+    aligned: bool = False
 
     @property
     def active(self) -> np.ndarray:
@@ -158,18 +168,30 @@ def _aligned(patterns: list[Pattern], config: Config) -> list[Pattern]:
     seen = SEEN_SHARE * config.receptive_field
     if usual > seen and np.median([_share(p, round(seen)) for p in found]) > STRUCK_SHARE:
         length = round(seen)
-    aligned = []
-    for pattern in patterns:
-        # One of quite another length is not a take of the same sound.
-        similar = usual / 2 < len(pattern.active) < usual * 2
-        if similar and not pattern.recording.labelled:
-            x, rate = pattern.samples, config.samplerate
-            start = onset(x, rate, pattern.start, pattern.end)
-            padded = np.pad(x, (0, max(0, start + length - len(x))))
-            at = pattern.at + (start - pattern.start) / rate
-            pattern = replace(pattern, samples=padded, start=start, end=start + length, at=at)
-        aligned.append(pattern)
-    return aligned
+    # One of quite another length is not a take of the same sound.
+    takes = [p for p in found if usual / 2 < len(p.active) < usual * 2]
+    rate = config.samplerate
+    onsets = agreeing_onsets(
+        [take.samples for take in takes],
+        [onset(take.samples, rate, take.start, take.end) for take in takes],
+        rate,
+    )
+    moved = {id(t): _moved(t, start, length, rate) for t, start in zip(takes, onsets, strict=True)}
+    return [moved.get(id(pattern), pattern) for pattern in patterns]
+
+
+def _moved(pattern: Pattern, start: int, length: int, rate: int) -> Pattern:
+    """The pattern with its active part elsewhere, padded where there is nothing."""
+    before = max(0, -start)
+    after = max(0, start + length - len(pattern.samples))
+    return replace(
+        pattern,
+        samples=np.pad(pattern.samples, (before, after)),
+        start=start + before,
+        end=start + before + length,
+        at=pattern.at + (start - pattern.start) / rate,
+        aligned=True,
+    )
 
 
 def _share(pattern: Pattern, frames: int) -> float:
@@ -394,8 +416,10 @@ def load_dataset(config: Config) -> Dataset:
                 f"{name}: {len(taken)} recordings, too few to set one aside: "
                 "misses are estimated with those it was trained on, and will be more"
             )
-    if settings.augment.tempo != (1, 1) and not can_change_tempo():
-        notes.append("python-stretch is not installed: the tempo of the recordings is not varied")
+    if settings.augment.stretches and not can_change_tempo():
+        notes.append(
+            "python-stretch is not installed: tempo and pitch of the recordings are not varied"
+        )
     negatives = read_patterns(found["training.negatives"], None, "", config, notes.append)
     backgrounds, calibration = _read_both_backgrounds(config, found, rng, notes)
     return Dataset(patterns, validation, negatives, backgrounds, calibration, notes)

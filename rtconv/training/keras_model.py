@@ -40,6 +40,9 @@ with _standard_error_closed():
 #: What the certificate calls this oracle.
 ORACLE = f"keras {keras.__version__} / tensorflow {tensorflow.__version__}"
 
+#: What a Gabor filter makes of a sine of amplitude 1 in its band.
+GABOR_GAIN = 19.2
+
 _ACTIVATIONS = {
     "leaky_relu": lambda x: keras.ops.leaky_relu(x, negative_slope=LEAKY_RELU_SLOPE),
     "square": keras.ops.square,
@@ -114,7 +117,7 @@ def _apply(
 def _initializer(settings: LayerSettings, samplerate: int) -> Any:
     """Keras' initializer of that name, or one of ours as a function of the kernel's shape."""
     ours = {
-        "gabor": lambda shape: _gabor(shape, settings.band, samplerate),
+        "gabor": lambda shape: _gabor(shape, settings, samplerate),
         "pairs": lambda shape: np.tile(np.eye(shape[2]), (2, 1))[np.newaxis],
         "identity": lambda shape: np.tile(np.eye(shape[1]), (1, shape[2] // shape[1]))[np.newaxis],
         "average": lambda shape: np.full(shape, 1 / (shape[0] * shape[1])),
@@ -126,13 +129,28 @@ def _initializer(settings: LayerSettings, samplerate: int) -> Any:
     )
 
 
-def _gabor(shape: tuple[int, ...], band: tuple[float, float] | None, samplerate: int) -> np.ndarray:
-    """Cosines, then sines, of frequencies spread geometrically over `band` in Hz."""
-    assert band is not None
-    taps, _, filters = shape
-    frequencies = np.geomspace(*band, filters // 2)
-    angles = 2 * np.pi * frequencies * (np.arange(taps)[:, np.newaxis] - taps / 2) / samplerate
-    waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-    # The window's gain is the same for any number of taps: a sine of amplitude 1 gives about 20.
-    window = np.hanning(taps) * 76.8 / taps
-    return np.repeat((waves * window[:, np.newaxis])[:, np.newaxis], shape[1], axis=1)
+def _gabor(shape: tuple[int, ...], settings: LayerSettings, samplerate: int) -> np.ndarray:
+    assert settings.band is not None
+    taps, channels, filters = shape
+    pairs = as_pairs(gabor_filters(taps, filters // 2, settings.band, samplerate))
+    return np.repeat(pairs[:, np.newaxis], channels, axis=1)
+
+
+def gabor_filters(taps: int, count: int, band: tuple[float, float], samplerate: int) -> np.ndarray:
+    """Waves under a Hann window, their frequencies spread geometrically over `band` in Hz.
+
+    Returns
+    -------
+    ndarray, (taps, count), complex128
+        Real and imaginary part answer to a sine of amplitude 1 with `GABOR_GAIN`.
+    """
+    frequencies = np.geomspace(*band, count)
+    window = np.hanning(taps)
+    window *= 2 * GABOR_GAIN / window.sum()
+    time = (np.arange(taps) - taps / 2) / samplerate
+    return np.exp(2j * np.pi * frequencies * time[:, np.newaxis]) * window[:, np.newaxis]
+
+
+def as_pairs(waves: np.ndarray) -> np.ndarray:
+    """Filters (taps, 2 * count), float64: the real parts of complex ones, then the imaginary."""
+    return np.concatenate([waves.real, waves.imag], axis=1)

@@ -1,5 +1,7 @@
 """A training in pictures."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from rtconv.evaluation.mixing import gain_for_snr, local_level
 from rtconv.evaluation.plots import empty_figure
 from rtconv.files import atomic_path
 from rtconv.model.dense import conv1d_from_dense
+from rtconv.model.layers import Layer
 from rtconv.stream.detector import Detector
 from rtconv.training.calibrate import picker_of, score_patterns
 from rtconv.training.data import Dataset
@@ -104,7 +107,11 @@ def _plot_tradeoff(axis: Any, detector: Detector, config: Config, dataset: Datas
     layers = detector.model.layers
     patterns = dataset.validation or dataset.patterns
     peaks = score_patterns(layers, patterns, dataset.calibration, config, [0])
-    for output, trace in enumerate(trace_background(layers, dataset.calibration)):
+    strided, deployed = layers, None
+    if config.precise and not config.closed_form:
+        strided, deployed = _with_strides(layers, config), layers
+    traces = trace_background(strided, dataset.calibration, deployed=deployed)
+    for output, trace in enumerate(traces):
         picker = picker_of(config, output)
         thresholds = np.quantile(peaks[output], np.linspace(0, 1, THRESHOLDS))
         events = [len(trace.events_from(picker, float(t))) for t in thresholds]
@@ -118,3 +125,11 @@ def _plot_tradeoff(axis: Any, detector: Detector, config: Config, dataset: Datas
         xscale="symlog",
     )
     axis.legend()
+
+
+def _with_strides(layers: Sequence[Layer], config: Config) -> list[Layer]:
+    """What was trained, of a network that runs at the full rate."""
+    return [
+        replace(layer, strides=settings.strides, dilation_rate=settings.dilation_rate)
+        for layer, settings in zip(layers, config.network, strict=True)
+    ]

@@ -117,6 +117,7 @@ def _train_network(
     resume: bool,
 ) -> Result:
     from rtconv.training.keras_model import ORACLE, build, keras, predict, tensorflow
+    from rtconv.training.pieces import begin_with_pieces
 
     assert config.training is not None
     keras.utils.set_random_seed(config.training.seed)
@@ -126,6 +127,7 @@ def _train_network(
     if dataset is None:
         record = train_on_signal(network, config, progress)
     else:
+        begin_with_pieces(network, config, dataset)
         checkpoint = Path(f"{base}.checkpoint.npz")
         training = RecordingsTraining(config, network, dataset, checkpoint, progress, note)
         thresholds, record = training.run(resume)
