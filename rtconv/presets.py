@@ -55,7 +55,7 @@ def chime(samplerate: int) -> dict[str, Any]:
         "network": [
             *spectrum(48, round(512 * rate), round(32 * rate), (80, 0.47 * samplerate), 8),
             {"filters": 24, "kernel_size": 2, "batch_normalization": True, "activation": "relu"},
-            *residual_layers(24, 6),
+            *residual_layers(24, 9),
             *score(1),
         ],
         "training": {
@@ -134,12 +134,12 @@ def spectrum(
     ]
 
 
-def residual_layers(filters: int, count: int, dropout: float = 0.0) -> list[dict]:
-    """Residual layers whose dilation doubles; together they see ``2 ** (count + 2) - 3`` frames."""
+def residual_layers(filters: int, kernel_size: int, dropout: float = 0.0) -> list[dict]:
+    """Five residual layers that together see ``31 * (kernel_size - 1) + 1`` frames."""
     return [
         {
             "filters": filters,
-            "kernel_size": 5,
+            "kernel_size": kernel_size,
             "dilation_rate": 2**i,
             "use_bias": False,
             "batch_normalization": True,
@@ -147,7 +147,7 @@ def residual_layers(filters: int, count: int, dropout: float = 0.0) -> list[dict
             "residual": True,
             "dropout": dropout,
         }
-        for i in range(count)
+        for i in range(5)
     ]
 
 
