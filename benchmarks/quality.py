@@ -549,14 +549,21 @@ def own_texts(rows):
 def plot_curves(curves, path):
     """DET curves, one panel for each stream."""
     streams = list(dict.fromkeys(name for name, _ in curves))
+    kinds = list(dict.fromkeys(detector.split(", seed")[0] for _, detector in curves))
     figure = empty_figure(5.5 * len(streams), 4.5)
     axes = figure.subplots(1, len(streams), sharey=True, squeeze=False)[0]
     for axis, stream_name in zip(axes, streams, strict=True):
+        labelled = set()
         for (name, detector), curve in curves.items():
             if name == stream_name:
+                kind = detector.split(", seed")[0]  # one colour for all seeds
                 rates = [max(p.counts.false_alarms_per_hour, 0.1) for p in curve]
                 misses = [100 * p.counts.miss_rate for p in curve]
-                axis.step(rates, misses, where="post", label=detector, linewidth=1)
+                axis.step(
+                    rates, misses, where="post", linewidth=1, color=f"C{kinds.index(kind)}",
+                    label=None if kind in labelled else kind,
+                )  # fmt: skip
+                labelled.add(kind)
         axis.set(
             xscale="log", xlim=(0.1, 100), ylim=(0, 100), title=stream_name,
             xlabel="false alarms per hour",
