@@ -158,16 +158,16 @@ def keyword(arguments, work):
         ours = f"ours, {number} recordings"
         note(f"{name}, {ours}, seed {seed}: {describe_misses(at_wish)}")
         row = Row(name, "alexa", ours, at_wish, own, bound(detector), minutes)
-        return row, (name, f"{ours}, seed {seed}"), curve
+        return row, (name, ours, curve)
 
     tasks = list(product(bases.items(), streams.items()))
     measurements = in_parallel(measured, tasks, arguments.jobs)
-    rows = [row for row, _, _ in measurements]
-    curves = {key: curve for _, key, curve in measurements}
+    rows = [row for row, _ in measurements]
+    curves = [curve for _, curve in measurements]
     if arguments.peers:
         for name, path in streams.items():
             for peer, (curve, own, at_wish) in peers(arguments.peers, path, "alexa").items():
-                curves[name, peer] = curve
+                curves.append((name, peer, curve))
                 rows.append(Row(name, "alexa", peer, at_wish, own))
     if arguments.table:
         plot_curves(curves, arguments.table.parent / "quality-alexa.png")
@@ -361,9 +361,9 @@ def trained(configs, jobs):
     for i in range(jobs):
         free.put({cores[i % len(cores)]} if jobs > 1 else set(cores))
 
-    def train(base, config):
+    def train(base):
         config_path, log_path = base.with_suffix(".yaml"), base.with_suffix(".log")
-        config_path.write_text(yaml.safe_dump(jsonable(config)))
+        config_path.write_text(yaml.safe_dump(jsonable(configs[base])))
         mine = free.get()
         note(f"training {base.name}")
         start = time.monotonic()
@@ -378,9 +378,8 @@ def trained(configs, jobs):
             free.put(mine)
         base.with_suffix(".seconds").write_text(f"{time.monotonic() - start:.0f}")
 
-    with ThreadPoolExecutor(jobs) as pool:
-        missing = [base for base in configs if not base.with_suffix(".safetensors").exists()]
-        list(pool.map(train, missing, [configs[base] for base in missing]))
+    missing = [base for base in configs if not base.with_suffix(".safetensors").exists()]
+    in_parallel(train, missing, jobs)
     return {
         base: (
             rtconv.load(base.with_suffix(".safetensors")),
@@ -547,25 +546,21 @@ def own_texts(rows):
 
 
 def plot_curves(curves, path):
-    """DET curves, one panel for each stream."""
-    streams = list(dict.fromkeys(name for name, _ in curves))
-    kinds = list(dict.fromkeys(detector.split(", seed")[0] for _, detector in curves))
+    """DET curves (stream, detector, curve), one panel for each stream, one colour a detector."""
+    streams = list(dict.fromkeys(stream_name for stream_name, _, _ in curves))
+    detectors = list(dict.fromkeys(detector for _, detector, _ in curves))
     figure = empty_figure(5.5 * len(streams), 4.5)
     axes = figure.subplots(1, len(streams), sharey=True, squeeze=False)[0]
-    for axis, stream_name in zip(axes, streams, strict=True):
-        labelled = set()
-        for (name, detector), curve in curves.items():
-            if name == stream_name:
-                kind = detector.split(", seed")[0]  # one colour for all seeds
+    for axis, name in zip(axes, streams, strict=True):
+        for i, detector in enumerate(detectors):
+            label = detector  # of the first seed
+            for curve in [c for s, d, c in curves if (s, d) == (name, detector)]:
                 rates = [max(p.counts.false_alarms_per_hour, 0.1) for p in curve]
                 misses = [100 * p.counts.miss_rate for p in curve]
-                axis.step(
-                    rates, misses, where="post", linewidth=1, color=f"C{kinds.index(kind)}",
-                    label=None if kind in labelled else kind,
-                )  # fmt: skip
-                labelled.add(kind)
+                axis.step(rates, misses, where="post", linewidth=1, color=f"C{i}", label=label)
+                label = None
         axis.set(
-            xscale="log", xlim=(0.1, 100), ylim=(0, 100), title=stream_name,
+            xscale="log", xlim=(0.1, 100), ylim=(0, 100), title=name,
             xlabel="false alarms per hour",
         )  # fmt: skip
         axis.grid(which="both", alpha=0.25)

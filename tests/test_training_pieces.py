@@ -57,9 +57,7 @@ def test_a_piece_stands_out_of_the_background_more_than_any_cosine(folder: Path)
     np.testing.assert_allclose(frequencies, np.geomspace(100, 1800, 8 - COUNT), atol=3)
 
     def power(x: np.ndarray) -> np.ndarray:
-        # Keras correlates.
-        filtered = signal.lfilter
-        y = np.array([filtered(taps[::-1], 1, x) for taps in kernel.T])
+        y = np.array([signal.lfilter(taps[::-1], 1, x) for taps in kernel.T])  # Keras correlates
         return y[:8] ** 2 + y[8:] ** 2
 
     (pattern,) = dataset.patterns

@@ -115,7 +115,11 @@ def test_finds_the_sound_at_its_end_and_nothing_else(trained) -> None:
     pickers = detector.pickers()
     events = pickers.push(detector.process(x)[:, np.newaxis]) + pickers.finish()
     assert len(events) == len(ends)
-    np.testing.assert_allclose([event.sample for event in events], ends, atol=0.025 * RATE)
+    # The end is where training found it, which is a little after the last sample of the sound.
+    late = np.median([entry["end"] for entry in detector.model.training["data"]["positives"]]) - 0.3
+    assert 0 <= late < 0.03
+    found = [event.sample for event in events]
+    np.testing.assert_allclose(found, ends + late * RATE, atol=0.005 * RATE)
 
 
 def test_record_says_what_was_done(trained, folder: Path) -> None:
@@ -135,7 +139,8 @@ def test_record_says_what_was_done(trained, folder: Path) -> None:
     for entry in split["positives"]:
         assert (entry["start"], entry["end"]) == pytest.approx((0.2, 0.3), abs=0.03)
     calibration = record["calibration"]["chirp"]
-    assert calibration["hours"] == pytest.approx(20 / 3600, rel=0.02)  # at one of three speeds
+    hours = [20 / 3600 / speed for speed in (0.99, 1, 1.01)]
+    assert any(calibration["hours"] == pytest.approx(each, rel=1e-4) for each in hours)
     assert calibration["held_back"]
     assert (seen[-1].step, seen[-1].steps) == (150, 150)
     assert [entry["step"] for entry in record["curve"]] == [50, 100, 150]
@@ -239,7 +244,7 @@ def test_presets_are_plain_layers(preset: str, samplerate: int) -> None:
     assert (config.training.optimizer, config.training.epochs) == ("adamw", 3)
     layers = layers_from_weights(build(config).get_weights(), config.network)
     per_second = multiply_adds_per_sample(layers) * samplerate
-    most = {"keyword": 15e6, "chime": 45e6, "click": 1e3 * 16000 * 8}[preset]
+    most = {"keyword": 15e6, "chime": 45e6, "click": 40e6}[preset]
     assert per_second < most * max(1, samplerate / 16000)
 
 
