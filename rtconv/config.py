@@ -254,6 +254,8 @@ class AugmentSettings(Settings):
         Level of a pattern against that of the background around it.
     speed : range
         Factor of speed, the pitch changes with it.
+    background_speed : range
+        Factor of speed of half of the excerpts of background: other voices and tones.
     tempo : range
         Factor of tempo, the pitch stays.
     pitch : range
@@ -274,6 +276,7 @@ class AugmentSettings(Settings):
     gain_db: Range = (-12, 6)
     snr_db: Range = (0, 30)
     speed: Range = (1.0, 1.0)
+    background_speed: Range = (1.0, 1.0)
     tempo: Range = (1.0, 1.0)
     pitch: Range = (1.0, 1.0)
     reverb: Share = 0.0
@@ -282,14 +285,14 @@ class AugmentSettings(Settings):
     bandwidth: Share = 0.0
     truncate: Share = 0.0
 
-    @field_validator("gain_db", "snr_db", "speed", "tempo", "pitch")
+    @field_validator("gain_db", "snr_db", "speed", "background_speed", "tempo", "pitch")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] > value[1]:
             raise ValueError(f"a range goes from low to high, not from {value[0]} to {value[1]}")
         return value
 
-    @field_validator("speed", "tempo", "pitch")
+    @field_validator("speed", "background_speed", "tempo", "pitch")
     @classmethod
     def _near_one(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0.5 <= value[0] <= value[1] <= 2:

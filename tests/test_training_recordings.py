@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import rtconv
-from rtconv.audio import write_audio
+from rtconv.audio import read_audio, write_audio
 from rtconv.config import load_config, parse_config
 from rtconv.model.dense import layers_from_weights
 from rtconv.model.layers import multiply_adds_per_sample
@@ -166,6 +166,8 @@ def test_batches_do_not_depend_on_threads_or_calls(folder: Path) -> None:
     assert targets.shape == weights.shape == (4, 8, 1500, 1)
     assert 0 < targets.max() <= 1
     assert (weights[targets > 0] > 0).all()
+    # A stream that begins comes out of silence: that counts as well.
+    assert (weights[:, :, 0] > 0).all()
     other = next(iter(mixer.epoch(2, 4, 1)))
     assert not np.array_equal(other[0], inputs[:1])
 
@@ -264,6 +266,20 @@ def test_committed_demo_finds_the_sounds_that_were_held_back(tmp_path: Path) -> 
     assert len(labels) > 8
     assert all(min(abs(time - label.end) for time in times) < 0.05 for label in labels)
     assert len(times) <= len(labels) + 1
+
+
+def test_committed_demo_is_quiet_when_it_starts_amid_a_sound() -> None:
+    """A stream that begins in the middle of something comes out of silence like a stroke."""
+    detector = rtconv.load(ROOT / "models" / "demo.safetensors")
+    rng = np.random.default_rng(0)
+    events = []
+    for path in sorted((ROOT / "rtconv/data/sounds/background/test").glob("*.ogg")):
+        x = read_audio(path, detector.samplerate).mean(axis=1)
+        for start in rng.integers(len(x) - detector.samplerate, size=40):
+            detector.reset()
+            scores = detector.step(x[start:][: detector.samplerate // 4])
+            events += detector.pickers().push(scores[:, np.newaxis])
+    assert len(events) <= 2  # of 120 starts
 
 
 def test_interrupted_training_is_written_and_resumes_to_the_same_weights(
@@ -554,6 +570,23 @@ def test_the_fewer_recordings_the_more_of_them_get_another_pitch(folder: Path) -
     ]
     np.testing.assert_allclose(variants[0], dataset.patterns[0].samples, atol=1e-6)
     assert not np.allclose(*variants, atol=0.1)
+
+
+def test_half_of_the_backgrounds_play_at_a_speed_of_their_own(folder: Path, tmp_path: Path) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 200 * np.arange(60 * RATE) / RATE)
+    write_audio(tmp_path / "tone.wav", tone.astype(np.float32), RATE)
+    augment = {"background_speed": [1.5, 1.5], "snr_db": [-60, -60]}
+    training = {**SETTINGS["training"], "backgrounds": ["tone.wav"], "augment": augment}
+    training["positives"] = [str(folder / "chirp/*.wav")]
+    (tmp_path / "tone.yaml").write_text(yaml.safe_dump({**SETTINGS, "training": training}))
+    config = load_config(tmp_path / "tone.yaml")
+    mixer = Mixer(config, load_dataset(config), matched_filter(chirp()))
+    inputs, _, _ = next(iter(mixer.epoch(0, 1, 4)))
+    examples = inputs[..., 0].reshape(-1, inputs.shape[2])
+    loudest = np.abs(np.fft.rfft(examples, axis=1)).argmax(axis=1) * RATE / examples.shape[1]
+    slow, fast = np.isclose(loudest, 200, atol=2), np.isclose(loudest, 300, atol=2)
+    assert (slow | fast).all()
+    assert 8 <= fast.sum() <= 24  # of 32
 
 
 def test_backgrounds_that_hold_the_sound_are_named(tmp_path: Path) -> None:

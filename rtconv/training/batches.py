@@ -28,7 +28,7 @@ from rtconv.evaluation.mixing import (
     random_colour,
     room_response,
 )
-from rtconv.model.layers import Layer, hop, receptive_field
+from rtconv.model.layers import Layer, hop
 from rtconv.training.data import Dataset, Pattern
 
 #: Variants of patterns that an epoch draws from, at most.
@@ -42,7 +42,7 @@ HARD_SHARE = 0.3
 #: Number of recordings of which half get another pitch: the fewer voices there are, the more
 #: are made up.
 FEW_RECORDINGS = 30
-#: Share of the excerpts of background that are played at another speed: other voices.
+#: Share of the excerpts of background that are played at another speed: other voices and tones.
 OTHER_VOICES = 0.5
 #: Share of the summed weights of an example that one positive has.
 POSITIVE_WEIGHT = 0.0375
@@ -211,8 +211,6 @@ class Mixer:
         self.outputs = layers[-1].filters
         frames = round(self.settings.excerpt * config.samplerate)
         self.frames = max(1, frames // self.hop) * self.hop
-        # Before the receptive field is filled, the network sees silence that is none.
-        self.unsettled = min(receptive_field(layers), self.frames // 4) // self.hop
         slowest = self.augment.speed[0] * self.augment.tempo[0]
         longest = max(len(p.samples) / slowest for p in dataset.patterns)
         self.places = max(1, int(0.85 * self.frames // (1.3 * longest)))
@@ -283,7 +281,6 @@ class Mixer:
         targets, weights = target_of(
             ends, self.settings.target, self.samplerate, self.hop, shape, self.precise
         )
-        weights[: self.unsettled] = 0
         return x / max(1, np.abs(x).max()), targets, weights
 
     def _place(self, x: np.ndarray, variant: Variant, start: int, rng: np.random.Generator) -> int:
@@ -318,7 +315,8 @@ class Mixer:
         start = int(rng.integers(self.dataset.backgrounds.frames))
         frames = self.frames
         if other:
-            frames = next_fast_len(round(frames * rng.uniform(*self.augment.speed)), True)
+            low, high = np.log(self.augment.background_speed)
+            frames = next_fast_len(round(frames * np.exp(rng.uniform(low, high))), True)
         x = self._read(start, frames)
         if not other:
             return x
