@@ -76,9 +76,9 @@ def click(samplerate: int) -> dict[str, Any]:
     rate = samplerate / 16000
     return {
         "network": [
-            *spectrum(32, round(256 * rate), round(16 * rate), (100, 0.47 * samplerate), 8),
-            {"filters": 24, "kernel_size": 2, "batch_normalization": True, "activation": "relu"},
-            *residual_layers(24, 5),
+            *spectrum(48, round(320 * rate), round(16 * rate), (100, 0.47 * samplerate), 8),
+            {"filters": 32, "kernel_size": 2, "batch_normalization": True, "activation": "relu"},
+            *residual_layers(32, 5),
             *score(1),
         ],
         "precise": True,

@@ -246,7 +246,7 @@ def test_presets_are_plain_layers(preset: str, samplerate: int) -> None:
     assert (config.training.optimizer, config.training.epochs) == ("adamw", 3)
     layers = layers_from_weights(build(config).get_weights(), config.network)
     per_second = multiply_adds_per_sample(layers) * samplerate
-    most = {"keyword": 15e6, "chime": 45e6, "click": 40e6}[preset]
+    most = {"keyword": 15e6, "chime": 45e6, "click": 80e6}[preset]
     assert per_second < most * max(1, samplerate / 16000)
 
 
