@@ -255,7 +255,8 @@ class AugmentSettings(Settings):
     speed : range
         Factor of speed, the pitch changes with it.
     background_speed : range
-        Factor of speed of half of the excerpts of background: other voices and tones.
+        Factor of speed of half of the excerpts of background, other voices and tones; drawn
+        evenly on a logarithmic scale.
     tempo : range
         Factor of tempo, the pitch stays.
     pitch : range

@@ -122,9 +122,14 @@ def _stretch(
 
 
 def random_bandwidth(samplerate: int, rng: np.random.Generator) -> float:
-    """Between 3.2 kHz, as on a telephone, and all there is; evenly on a logarithmic scale."""
+    """Between 3.2 kHz, as on a telephone, and all there is."""
     highest = 0.49 * samplerate
-    return float(np.exp(rng.uniform(np.log(min(3200.0, highest)), np.log(highest))))
+    return log_uniform(rng, min(3200.0, highest), highest)
+
+
+def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A random number, evenly on a logarithmic scale."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def truncated(variant: Variant, rng: np.random.Generator) -> Variant:
@@ -315,8 +320,8 @@ class Mixer:
         start = int(rng.integers(self.dataset.backgrounds.frames))
         frames = self.frames
         if other:
-            low, high = np.log(self.augment.background_speed)
-            frames = next_fast_len(round(frames * np.exp(rng.uniform(low, high))), True)
+            speed = log_uniform(rng, *self.augment.background_speed)
+            frames = next_fast_len(round(frames * speed), True)
         x = self._read(start, frames)
         if not other:
             return x
